@@ -1,0 +1,30 @@
+//! sdl reads the binlog of a MySQL server as a replica does, and keeps every row change as an audit document in MongoDB:
+//! exactly once, in order, lossless in every value, nothing skipped in silence.
+//!
+//! The pipeline, in the order in which a change passes it; each module opens with what it guarantees and how it resumes:
+//!
+//! 1. [`source`] connects, checks that the server's binlog can be an audit trail ([`source::preflight`]), follows the
+//!    grammar of its transactions, and decodes every row into a document ([`event`]). One task.
+//! 2. [`batch`] collects changes into batches that end where source transactions end. Pure.
+//! 3. [`store`] makes a batch durable in a staging collection, then commits events, offset and the end of staging in one
+//!    MongoDB transaction, in order. The next batches are staged meanwhile.
+//! 4. [`recovery`], at start-up, finishes what a crash left staged.
+//! 5. [`run`] connects these by bounded channels, and ends them in an orderly way.
+//!
+//! What they share are values that know no I/O: [`position`], [`event`], [`batch`], [`offset`], [`error`].
+
+pub mod batch;
+pub mod bson_writer;
+pub mod config;
+pub mod error;
+pub mod event;
+pub mod failpoint;
+pub mod large_value;
+pub mod logging;
+pub mod offset;
+pub mod position;
+pub mod recovery;
+pub mod retry;
+pub mod run;
+pub mod source;
+pub mod store;

@@ -1,0 +1,223 @@
+//! The offset: how far one source is recorded, as the document in `binlog_offsets` says it.
+//!
+//! It guarantees that a restart goes on exactly after the last committed change: it is written in the same transaction as
+//! the events it covers, and only by a compare-and-set on `(epoch, batch)`. What correctness needs is marked at each field;
+//! the rest is there for people. The document's shape is a contract (a test pins it), so it is spelled out here by hand.
+
+use bson::{Bson, DateTime, Document, doc};
+
+use crate::position::{BinlogPosition, GtidSet, PartialTransaction};
+
+/// The flavor written to the offset of a source read as MySQL.
+pub const FLAVOR_MYSQL: &str = "mysql";
+
+/// How far a source is recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Offset {
+    /// Where reading resumes. The GTID set and the unfinished transaction are needed; file and position are for people.
+    pub position: BinlogPosition,
+    /// `@@server_uuid` of the server last read from. For people.
+    pub server_uuid: String,
+    /// Number of the last committed batch; needed: the next commit must find it here.
+    pub batch: i64,
+    /// `n` of the last committed document; needed: the next document gets `n + 1`.
+    pub n: i64,
+    /// Which daemon owns the source; each start takes the next one. Needed: it is the fence.
+    pub epoch: i64,
+    /// Commit time, on the source, of the last transaction covered. For people.
+    pub timestamp: Option<DateTime>,
+}
+
+/// An offset document that sdl cannot have written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("offset field `{field}`: {problem}")]
+pub struct OffsetError {
+    field: &'static str,
+    problem: String,
+}
+
+impl Offset {
+    /// The fields that a commit sets, and that a staged batch carries as `next`: all but `_id`, `epoch`, `updatedAt` and
+    /// `session`, which belong to the committing daemon and not to the events.
+    pub fn progress(&self) -> Document {
+        doc! {
+            "gtid": self.position.gtid.to_string(),
+            "file": &self.position.file,
+            "pos": i64::try_from(self.position.position).unwrap_or(i64::MAX),
+            "server_uuid": &self.server_uuid,
+            "flavor": FLAVOR_MYSQL,
+            "batch": self.batch,
+            "n": self.n,
+            "partial": partial_bson(self.position.partial.as_ref()),
+            "ts": self.timestamp,
+        }
+    }
+
+    /// Reads the document of `binlog_offsets`, or the `next` of a staged batch, where `epoch` is absent and read as 0.
+    ///
+    /// # Errors
+    /// When a field that correctness needs is missing or malformed: it is never guessed.
+    pub fn from_document(document: &Document) -> Result<Self, OffsetError> {
+        Ok(Self {
+            position: position_from_document(document)?,
+            server_uuid: document
+                .get_str("server_uuid")
+                .unwrap_or_default()
+                .to_owned(),
+            batch: integer(document, "batch")?,
+            n: integer(document, "n")?,
+            epoch: if document.contains_key("epoch") {
+                integer(document, "epoch")?
+            } else {
+                0
+            },
+            timestamp: document.get_datetime("ts").ok().copied(),
+        })
+    }
+}
+
+/// A position without its file: `gtid` and `partial`, as a staged batch carries them in `follows`.
+pub fn position_document(position: &BinlogPosition) -> Document {
+    doc! { "gtid": position.gtid.to_string(), "partial": partial_bson(position.partial.as_ref()) }
+}
+
+/// Reads the position out of an offset, or out of what [`position_document`] wrote.
+///
+/// # Errors
+/// When a field that correctness needs is missing or malformed.
+pub fn position_from_document(document: &Document) -> Result<BinlogPosition, OffsetError> {
+    let gtid: GtidSet = text(document, "gtid")?
+        .parse()
+        .map_err(|error| OffsetError {
+            field: "gtid",
+            problem: format!("{error}"),
+        })?;
+    let in_partial = |problem: String| OffsetError {
+        field: "partial",
+        problem,
+    };
+    let partial = match document.get("partial") {
+        None | Some(Bson::Null) => None,
+        Some(Bson::Document(partial)) => Some(PartialTransaction {
+            gtid: text(partial, "gtid")?
+                .parse()
+                .map_err(|error| in_partial(format!("{error}")))?,
+            rows: u64::try_from(integer(partial, "rows")?)
+                .map_err(|_| in_partial("negative row count".to_owned()))?,
+        }),
+        Some(other) => {
+            return Err(in_partial(format!(
+                "expected a document or null, found {:?}",
+                other.element_type()
+            )));
+        }
+    };
+    Ok(BinlogPosition {
+        gtid,
+        file: document.get_str("file").unwrap_or_default().to_owned(),
+        position: document
+            .get_i64("pos")
+            .ok()
+            .and_then(|pos| u64::try_from(pos).ok())
+            .unwrap_or(0),
+        partial,
+    })
+}
+
+fn partial_bson(partial: Option<&PartialTransaction>) -> Bson {
+    match partial {
+        Some(partial) => Bson::Document(doc! {
+            "gtid": partial.gtid.to_string(),
+            "rows": i64::try_from(partial.rows).unwrap_or(i64::MAX),
+        }),
+        None => Bson::Null,
+    }
+}
+
+fn text<'a>(document: &'a Document, field: &'static str) -> Result<&'a str, OffsetError> {
+    document.get_str(field).map_err(|_| OffsetError {
+        field,
+        problem: "missing, or not a string".to_owned(),
+    })
+}
+
+/// An integer of either BSON width: an operator who edits the document in mongosh gets Int32 or Double from a plain `5`.
+fn integer(document: &Document, field: &'static str) -> Result<i64, OffsetError> {
+    match document.get(field) {
+        Some(Bson::Int64(value)) => Ok(*value),
+        Some(Bson::Int32(value)) => Ok(i64::from(*value)),
+        _ => Err(OffsetError {
+            field,
+            problem: "missing, or not a whole number (NumberLong)".to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Offset {
+        Offset {
+            position: BinlogPosition {
+                gtid: "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5".parse().unwrap(),
+                file: "binlog.000003".to_owned(),
+                position: 1234,
+                partial: Some(PartialTransaction {
+                    gtid: "3e11fa47-71ca-11e1-9e33-c80aa9429562:6".parse().unwrap(),
+                    rows: 2000,
+                }),
+            },
+            server_uuid: "3e11fa47-71ca-11e1-9e33-c80aa9429562".to_owned(),
+            batch: 7,
+            n: 4000,
+            epoch: 3,
+            timestamp: Some(DateTime::from_millis(1_700_000_000_123)),
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_back_equal() {
+        let offset = example();
+        let mut document = offset.progress();
+        document.insert("epoch", 3_i64);
+        assert_eq!(Offset::from_document(&document), Ok(offset));
+    }
+
+    #[test]
+    fn the_fields_of_the_contract_are_there_and_no_other() {
+        let keys: Vec<_> = example().progress().keys().cloned().collect();
+        assert_eq!(
+            keys,
+            [
+                "gtid",
+                "file",
+                "pos",
+                "server_uuid",
+                "flavor",
+                "batch",
+                "n",
+                "partial",
+                "ts"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_missing_or_malformed_number_is_an_error_and_not_zero() {
+        for (field, value) in [
+            ("batch", Bson::Double(1.5)),
+            ("n", Bson::Null),
+            ("gtid", Bson::String("x:1".into())),
+        ] {
+            let mut document = example().progress();
+            document.insert(field, value);
+            assert!(
+                Offset::from_document(&document)
+                    .unwrap_err()
+                    .to_string()
+                    .contains(field)
+            );
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! How often and how fast a server is asked again: the crate `backoff`, with the settings RETRY_*.
+//!
+//! A transient failure is retried for as long as it takes, because the alternative is to lose events or to exit. The first
+//! RETRY_MAX_ATTEMPTS failures are warnings; then one error says that the server is away and that the daemon waits. A
+//! failure that is not transient comes back at once. Whoever waits here can be cancelled by dropping the future.
+
+use std::future::Future;
+use std::time::Duration;
+
+use backoff::ExponentialBackoff;
+use backoff::backoff::Backoff;
+
+use crate::config::RetrySettings;
+use crate::error::{Error, Result};
+
+/// By how much each delay is varied, as a share of it, so that daemons of one outage do not come back in step.
+const JITTER: f64 = 0.3;
+
+impl RetrySettings {
+    /// The delays of one operation: doubling, capped, with jitter, without an end.
+    pub fn delays(&self) -> impl Iterator<Item = Duration> + Send + use<> {
+        let mut backoff = ExponentialBackoff {
+            current_interval: self.initial,
+            initial_interval: self.initial,
+            multiplier: 2.0,
+            randomization_factor: JITTER,
+            max_interval: self.max_delay,
+            max_elapsed_time: None,
+            ..ExponentialBackoff::default()
+        };
+        let longest = self.max_delay;
+        std::iter::repeat_with(move || backoff.next_backoff().unwrap_or(longest).min(longest))
+    }
+
+    /// Runs `operation` until it succeeds or fails for good.
+    ///
+    /// # Errors
+    /// Only errors that another try cannot mend.
+    pub async fn persist<T, F, Fut>(&self, doing: &str, mut operation: F) -> Result<T>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T>>,
+    {
+        let mut failures = Failures::new(*self, doing);
+        loop {
+            match operation().await {
+                Ok(value) => {
+                    failures.over();
+                    return Ok(value);
+                }
+                Err(error) if error.is_transient() => failures.wait(&error).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// The run of failures of one operation: says when to try again, and tells the log how bad it is.
+pub struct Failures<'a> {
+    settings: RetrySettings,
+    doing: &'a str,
+    count: u32,
+    delays: Box<dyn Iterator<Item = Duration> + Send>,
+}
+
+impl<'a> Failures<'a> {
+    /// Starts with no failure; `doing` names the operation, as in "commit batch 7".
+    pub fn new(settings: RetrySettings, doing: &'a str) -> Self {
+        Self {
+            settings,
+            doing,
+            count: 0,
+            delays: Box::new(settings.delays()),
+        }
+    }
+
+    /// Logs the failure and waits for the next delay.
+    pub async fn wait(&mut self, error: &Error) {
+        self.count += 1;
+        let delay = self.delays.next().unwrap_or(self.settings.max_delay);
+        if self.count == self.settings.max_attempts.saturating_add(1) {
+            tracing::error!(
+                %error,
+                doing = self.doing,
+                attempts = self.count,
+                "still failing; waiting for as long as it takes, the binlog keeps what is not yet recorded"
+            );
+        } else {
+            tracing::warn!(%error, doing = self.doing, attempt = self.count, ?delay, "failed, trying again");
+        }
+        tokio::time::sleep(delay).await;
+    }
+
+    /// Tells the log that a run of failures is over, if there was one, and starts afresh.
+    pub fn over(&mut self) {
+        if std::mem::take(&mut self.count) > 0 {
+            self.delays = Box::new(self.settings.delays());
+            tracing::info!(doing = self.doing, "succeeded after failures");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_the_limit_and_never_end() {
+        let policy = RetrySettings {
+            max_attempts: 5,
+            initial: Duration::from_millis(100),
+            max_delay: Duration::from_secs(10),
+        };
+        let delays: Vec<_> = policy.delays().take(20).collect();
+        let within = |delay: Duration, expected: f64| {
+            (expected * (1.0 - JITTER)..=expected * (1.0 + JITTER)).contains(&delay.as_secs_f64())
+        };
+        for (index, expected) in [0.1, 0.2, 0.4, 0.8, 1.6].into_iter().enumerate() {
+            assert!(
+                within(delays[index], expected),
+                "delay {index} is {:?}",
+                delays[index]
+            );
+        }
+        assert!(
+            delays[10..]
+                .iter()
+                .all(|delay| *delay <= policy.max_delay && *delay >= Duration::from_secs(6))
+        );
+    }
+}

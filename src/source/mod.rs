@@ -1,0 +1,203 @@
+//! The source: MySQL's binlog in, audit documents out. One task, and the only place that names the MySQL driver.
+//!
+//! It guarantees that every event is either understood, known to be harmless, or an error that names its place; that rows
+//! come in commit order with their transaction around them; and that it never goes on past something missing. It resumes from
+//! what it has read, which is at least what is committed: the GTID set of complete transactions. A transaction that was
+//! interrupted is sent again from its beginning, and the batcher drops what it had of it.
+//!
+//! In the order in which an event passes: [`connect`] and [`preflight`], [`stream`] (checks on the bytes), [`group`] (the
+//! grammar of a transaction), [`schema`] (TABLE_MAP → names and types), [`decode`] (row → BSON), [`document`] (all of it → an
+//! audit document).
+
+mod connect;
+pub mod decode;
+mod document;
+mod event_type;
+mod group;
+pub mod preflight;
+pub mod schema;
+mod statement;
+mod stream;
+
+use std::sync::Arc;
+
+use mysql_async::Conn;
+use tokio::sync::{mpsc, watch};
+
+use crate::batch::Item;
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::failpoint::crash_point;
+use crate::offset::Offset;
+use crate::position::{BinlogPosition, GtidSet};
+use crate::retry::Failures;
+use group::Assembler;
+use stream::Stream;
+
+/// Bytes of documents after which a chunk goes to the batcher even when more is ready: large enough that the channel costs
+/// nothing, small enough that the reader is never more than about a megabyte ahead.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Items after which it goes: transactions without documents have no bytes.
+const CHUNK_ITEMS: usize = 1024;
+
+/// What the reader sends at a time.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    /// In binlog order.
+    pub items: Vec<Item>,
+    bytes: usize,
+}
+
+impl Chunk {
+    pub(self) fn push(&mut self, item: Item) {
+        if let Item::Change(event) = &item {
+            self.bytes += event.bytes();
+        }
+        self.items.push(item);
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= CHUNK_BYTES || self.items.len() >= CHUNK_ITEMS
+    }
+}
+
+/// Where a source that was never read begins (START_FROM). Waits for a server that is not there yet.
+///
+/// # Errors
+/// Only what an operator must mend.
+pub async fn first_offset(config: &Config) -> Result<Offset> {
+    let mut failures = Failures::new(config.retry, "connect to mysql");
+    loop {
+        let attempt = async {
+            let (_, facts) = connect_any(config).await?;
+            let gtid = preflight::first_position(&facts, &config.start_from);
+            let position = BinlogPosition::at(gtid);
+            preflight::judge(&facts, &position)?;
+            Ok(Offset {
+                position,
+                server_uuid: facts.server_uuid,
+                batch: 0,
+                n: 0,
+                epoch: 0,
+                timestamp: None,
+            })
+        };
+        match attempt.await {
+            Ok(offset) => return Ok(offset),
+            Err(error) if Error::is_transient(&error) => failures.wait(&error).await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Reads the binlog after `read` and sends it on, until `stopped` says so. Reconnects for as long as it takes.
+///
+/// # Errors
+/// Only what an operator must mend; whatever was sent before is good.
+pub async fn read(
+    config: Arc<Config>,
+    read: GtidSet,
+    chunks: mpsc::Sender<Chunk>,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<()> {
+    let mut reader = Reader {
+        assembler: Assembler::new(&config, read),
+        config,
+        chunks,
+    };
+    tokio::select! {
+        biased;
+        _ = stopped.wait_for(|stop| *stop) => Ok(()),
+        result = reader.run() => result,
+    }
+}
+
+struct Reader {
+    config: Arc<Config>,
+    assembler: Assembler,
+    chunks: mpsc::Sender<Chunk>,
+}
+
+impl Reader {
+    async fn run(&mut self) -> Result<()> {
+        let config = Arc::clone(&self.config);
+        let mut failures = Failures::new(config.retry, "read the mysql binlog");
+        let mut last_damage: Option<String> = None;
+        loop {
+            let transactions = self.assembler.transactions();
+            let Err(error) = self.connect_and_stream().await;
+            if self.assembler.transactions() > transactions {
+                failures.over();
+                last_damage = None;
+            }
+            if error.kind() == Kind::SourceDamaged {
+                let text = error.to_string();
+                if last_damage.as_ref() == Some(&text) {
+                    return Err(error.repeated());
+                }
+                last_damage = Some(text);
+            } else if !error.is_transient() {
+                return Err(error);
+            }
+            failures.wait(&error).await;
+        }
+    }
+
+    /// One connection, until it fails.
+    async fn connect_and_stream(&mut self) -> Result<std::convert::Infallible> {
+        let (connection, facts) = connect_any(&self.config).await?;
+        let read = self.assembler.read();
+        preflight::judge(&facts, &BinlogPosition::at(read.clone()))?;
+        let mut stream = Stream::open(connection, &self.config, read).await?;
+        self.assembler.reconnected(&facts.server_uuid);
+        tracing::info!(server_uuid = facts.server_uuid, version = facts.version, gtid = %self.assembler.read(), "Connected to MySQL");
+        let mut chunk = Chunk::default();
+        loop {
+            let event = tokio::select! {
+                biased;
+                event = stream.next() => event,
+                // Nothing is ready: what there is goes on at once.
+                () = std::future::ready(()), if !chunk.items.is_empty() => {
+                    self.send(&mut chunk).await?;
+                    continue;
+                }
+            };
+            crash_point("after-read");
+            let outcome = match event {
+                Ok(event) => self.assembler.event(&event, &mut chunk),
+                Err(error) => Err(self.assembler.locate(error)),
+            };
+            if outcome.is_err() || chunk.is_full() {
+                self.send(&mut chunk).await?;
+            }
+            outcome?;
+        }
+    }
+
+    async fn send(&mut self, chunk: &mut Chunk) -> Result<()> {
+        let full = std::mem::take(chunk);
+        self.chunks
+            .send(full)
+            .await
+            .map_err(|_| Error::new(Kind::Internal, "the pipeline behind the reader has ended"))
+    }
+}
+
+/// Connects to the first server that answers, and asks it about itself.
+async fn connect_any(config: &Config) -> Result<(Conn, preflight::Facts)> {
+    let mut last = Error::new(Kind::SourceUnavailable, "MYSQL_ADDR names no server");
+    for address in &config.mysql_addresses {
+        let attempt = async {
+            let mut connection = connect::connect(config, address).await?;
+            let facts = preflight::ask(&mut connection).await?;
+            Ok((connection, facts))
+        };
+        match attempt.await {
+            Ok(connected) => return Ok(connected),
+            Err(error) if Error::is_transient(&error) => last = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,94 @@
+//! What a table looked like when its rows were written: the schema, read from the TABLE_MAP event itself.
+//!
+//! Guarantees: a schema is parsed from the very event that precedes the rows it describes, so no later ALTER TABLE can shift
+//! a column; what the event does not tell is never guessed. With `binlog_row_metadata=FULL` the event has the names, the
+//! key and the labels; without names ([`TableSchema::resolved`] is false) the columns are `@1`, `@2` … as mysqlbinlog
+//! writes them, ENUM is its index and SET its mask.
+//!
+//! Where the format comes from: `Table_map_event` in the server's libs/mysql/binlog/event/rows_event.h and .cpp, and
+//! `Table_map_log_event::init_metadata_fields` in sql/log_event.cc. What is worth knowing:
+//! - signedness is one bit for each numeric column, the highest bit first; YEAR counts as numeric, BIT does not;
+//! - the list of character sets is over the character columns: CHAR, VARCHAR, TEXT and their binary forms, and, since
+//!   MySQL 9, VECTOR; JSON and GEOMETRY do not count (MariaDB counts otherwise);
+//! - ENUM and SET arrive as STRING with the real type in the metadata, and have a list of character sets of their own;
+//! - generated and invisible columns are there, the hidden columns behind functional indexes are not.
+
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
+mod cache;
+mod column;
+mod table_map;
+
+use sha2::{Digest, Sha256};
+
+pub use self::cache::SchemaCache;
+pub use self::column::{Column, ColumnKind, Label, StringShape};
+
+use super::decode::DecodeError;
+
+/// A table's columns and key at the time its rows were written. Meant to be shared in an `Arc`; never changed.
+#[derive(Debug)]
+pub struct TableSchema {
+    /// The database's name.
+    pub database: String,
+    /// The table's name.
+    pub table: String,
+    /// `database.table`: what the filters match and what error messages say.
+    pub full_name: String,
+    /// The columns in table order; as many as a rows event has bits for.
+    pub columns: Vec<Column>,
+    /// The primary key: indexes into `columns` in key order. Empty without a key, or when the event does not tell.
+    pub key: Vec<usize>,
+    /// The schema version: the first 16 hex digits of the SHA-256 of `columns` and `key` as they stand in
+    /// [`TableSchema::document`]. Tables that look the same share it, whatever their names.
+    pub id: String,
+    /// Whether the event named its columns. When false, names are `@1`, `@2` … and labels and key are unknown.
+    pub resolved: bool,
+}
+
+impl TableSchema {
+    /// Parses the body of a TABLE_MAP event: what follows the 19-byte header, without the checksum.
+    ///
+    /// # Errors
+    /// When the body ends early, its lists do not fit its columns, or a column has a type that cannot be decoded.
+    pub fn parse(body: &[u8]) -> Result<Self, DecodeError> {
+        let parts = table_map::parse(body)?;
+        let (columns, key) = described(&parts.columns, &parts.key);
+        let described = bson::doc! { "columns": columns, "key": key };
+        // A document of strings and integers: it always serializes, and an empty id would be seen at once.
+        let bytes = bson::serialize_to_vec(&described).unwrap_or_default();
+        let id = Sha256::digest(&bytes)
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        Ok(Self {
+            full_name: format!("{}.{}", parts.database, parts.table),
+            database: parts.database,
+            table: parts.table,
+            columns: parts.columns,
+            key: parts.key,
+            id,
+            resolved: parts.resolved,
+        })
+    }
+
+    /// The schema as row_changes_schemas keeps it: `{ _id, columns: [ { name, type, unsigned?, charset?, labels? } ],
+    /// key: [ name … ] }`. A function of what `id` is the hash of, and of nothing else.
+    pub fn document(&self) -> bson::Document {
+        let (columns, key) = described(&self.columns, &self.key);
+        bson::doc! { "_id": &self.id, "columns": columns, "key": key }
+    }
+}
+
+fn described(columns: &[Column], key: &[usize]) -> (Vec<bson::Document>, Vec<String>) {
+    let key = key
+        .iter()
+        .filter_map(|index| columns.get(*index))
+        .map(|column| column.name.clone())
+        .collect();
+    (columns.iter().map(Column::document).collect(), key)
+}
+
+#[cfg(test)]
+mod tests;

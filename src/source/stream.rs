@@ -1,0 +1,232 @@
+//! The binlog stream: a connection that dumps, and the checks on every event before anyone reads it.
+//!
+//! It guarantees that an event which comes out of [`Stream::next`] is whole: its CRC holds (where the server writes one), a
+//! compressed payload gave exactly the bytes it announced, and silence of three heartbeats is reported as a dead connection,
+//! because neither TCP nor the driver notices a peer that merely stopped.
+//!
+//! The driver decompresses payloads by itself and drops one that it cannot decompress in silence; the sum over the inner
+//! events ([`Payload`]) is what makes that an error. It resumes by being opened again at the reader's position.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mysql_async::prelude::Queryable;
+use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, GnoInterval, Sid};
+use mysql_common::binlog::consts::BinlogChecksumAlg;
+use mysql_common::binlog::events::{Event, TransactionPayloadEvent};
+use mysql_common::packets::Tag as DriverTag;
+
+use super::connect::classify;
+use super::event_type;
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::event::hex;
+use crate::position::{GtidSet, format_uuid};
+
+/// How often the server is to say that it is alive while it has nothing to send.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Silence after which the connection counts as dead: three heartbeats.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Silence allowed before the first event: the server searches its binlogs for the position, without a heartbeat.
+const FIRST_SILENCE: Duration = Duration::from_secs(300);
+
+/// Seconds that the server waits for a reader that does not read, in place of its default of 60: a batch may wait longer than
+/// that for MongoDB, and a cut connection costs a reconnect.
+const NET_WRITE_TIMEOUT: u32 = 600;
+
+/// A dump in progress.
+pub(super) struct Stream {
+    binlog: BinlogStream,
+    payload: Payload,
+    started: bool,
+}
+
+impl Stream {
+    /// Starts the dump after everything in `read`, on a connection whose server passed the preflight.
+    ///
+    /// # Errors
+    /// What the server answers, classified.
+    pub(super) async fn open(
+        mut connection: Conn,
+        config: &Config,
+        read: &GtidSet,
+    ) -> Result<Self> {
+        let doing = "start the binlog dump";
+        let settings = format!(
+            "SET @master_heartbeat_period={}, @source_heartbeat_period={0}, @slave_uuid='{}', @replica_uuid='{1}', \
+             net_write_timeout={NET_WRITE_TIMEOUT}",
+            HEARTBEAT.as_nanos(),
+            replica_uuid(&config.source_id),
+        );
+        connection
+            .query_drop(settings)
+            .await
+            .map_err(|error| classify(doing, &error))?;
+        let request = BinlogStreamRequest::new(config.mysql_server_id)
+            .with_gtid()
+            .with_gtid_set(gtid_request(read)?);
+        let binlog = connection
+            .get_binlog_stream(request)
+            .await
+            .map_err(|error| classify(doing, &error))?;
+        Ok(Self {
+            binlog,
+            payload: Payload::default(),
+            started: false,
+        })
+    }
+
+    /// The next event, checked. The stream is to be dropped after the first error.
+    ///
+    /// # Errors
+    /// [`Kind::SourceUnavailable`] when the connection ended or fell silent, [`Kind::SourceDamaged`] when a check failed.
+    pub(super) async fn next(&mut self) -> Result<Event> {
+        let limit = if self.started { SILENCE } else { FIRST_SILENCE };
+        let event = match tokio::time::timeout(limit, self.binlog.next()).await {
+            Ok(Some(Ok(event))) => event,
+            Ok(Some(Err(error))) => return Err(classify("read the binlog", &error)),
+            Ok(None) => {
+                return Err(Error::new(
+                    Kind::SourceUnavailable,
+                    "read the binlog: the server ended the stream",
+                ));
+            }
+            Err(_) => {
+                return Err(Error::new(
+                    Kind::SourceUnavailable,
+                    format!(
+                        "read the binlog: nothing from the server for {} s, not even a heartbeat: the connection is dead",
+                        limit.as_secs()
+                    ),
+                ));
+            }
+        };
+        // The artificial events at the start come before the search for the position.
+        self.started |= event.header().event_type_raw() == event_type::GTID
+            || event.header().event_type_raw() == event_type::GTID_TAGGED
+            || event.header().event_type_raw() == event_type::HEARTBEAT
+            || event.header().event_type_raw() == event_type::HEARTBEAT_V2;
+        check_crc(&event)?;
+        self.payload.check(&event)?;
+        Ok(event)
+    }
+}
+
+/// The set as the request wants it: per source, intervals whose end is exclusive.
+fn gtid_request(read: &GtidSet) -> Result<Vec<Sid<'static>>> {
+    let refused = |what: String| {
+        Error::new(
+            Kind::Internal,
+            format!("cannot ask for the binlog after {read}: {what}"),
+        )
+    };
+    read.iter()
+        .map(|source| {
+            let intervals = source
+                .intervals()
+                .iter()
+                .map(|interval| {
+                    GnoInterval::check_and_new(interval.start, interval.end)
+                        .map_err(|e| refused(e.to_string()))
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let sid = Sid::new(source.uuid()).with_intervals(intervals);
+            match source.tag() {
+                None => Ok(sid),
+                Some(tag) => {
+                    let tag = DriverTag::new(tag.as_str().to_owned())
+                        .map_err(|error| refused(error.to_string()))?;
+                    Ok(sid.with_tag(tag))
+                }
+            }
+        })
+        .collect()
+}
+
+/// A stable identity as a replica, made from the source id: the server ends an older dump of the same replica instead of
+/// refusing the new one, and monitoring sees one replica, not a new one at each reconnect.
+fn replica_uuid(source_id: &str) -> String {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(source_id);
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&digest[..16]);
+    format_uuid(&uuid)
+}
+
+/// Whether an event was unpacked from a compressed payload: those have no checksum of their own.
+pub(super) fn is_unpacked(event: &Event) -> bool {
+    !event.footer().get_checksum_enabled()
+}
+
+/// The driver reads past the checksum; here it is compared.
+fn check_crc(event: &Event) -> Result<()> {
+    if is_unpacked(event) {
+        return Ok(());
+    }
+    let Ok(Some(BinlogChecksumAlg::BINLOG_CHECKSUM_ALG_CRC32)) = event.footer().get_checksum_alg()
+    else {
+        return Ok(());
+    };
+    let Some(stored) = event.checksum() else {
+        return Ok(());
+    };
+    let computed = event
+        .calc_checksum(BinlogChecksumAlg::BINLOG_CHECKSUM_ALG_CRC32)
+        .to_le_bytes();
+    if stored == computed {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::SourceDamaged,
+        format!(
+            "binlog event of type {} ending at position {}: checksum does not hold: expected {}, computed {}",
+            event.header().event_type_raw(),
+            event.header().log_pos(),
+            hex(&stored),
+            hex(&computed)
+        ),
+    ))
+}
+
+/// Counts the bytes of the events inside a compressed payload against what the payload announced.
+#[derive(Default)]
+struct Payload {
+    remaining: u64,
+}
+
+impl Payload {
+    fn check(&mut self, event: &Event) -> Result<()> {
+        let damaged = |what: String| {
+            Error::new(
+                Kind::SourceDamaged,
+                format!(
+                    "compressed transaction ending at position {}: {what}",
+                    event.header().log_pos()
+                ),
+            )
+        };
+        if is_unpacked(event) {
+            let size = u64::from(event.header().event_size());
+            self.remaining = self
+                .remaining
+                .checked_sub(size)
+                .ok_or_else(|| damaged("its events are longer than it announced".to_owned()))?;
+            return Ok(());
+        }
+        if self.remaining > 0 {
+            return Err(damaged(format!(
+                "{} bytes of its events are missing",
+                self.remaining
+            )));
+        }
+        if event.header().event_type_raw() == event_type::TRANSACTION_PAYLOAD {
+            let payload: TransactionPayloadEvent<'_> = event
+                .read_event()
+                .map_err(|error| damaged(format!("unreadable: {error}")))?;
+            self.remaining = payload.uncompressed_size();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,434 @@
+//! The commit: one MongoDB transaction per batch.
+//!
+//! Inside it, in this order: the offset moves from `(epoch, batch - 1)` to `batch`, which is the fence; the events are
+//! inserted; the staged batch disappears. Either all of it is there afterwards or nothing is. When an answer is lost, the
+//! offset itself tells whether the batch is in. A batch is retried for as long as the failure can pass; it is never skipped.
+//!
+//! `n` is assigned from what is committed, not from what was planned: when a replay left documents out, later batches that
+//! were staged meanwhile are renumbered here, so that `n` never has a gap.
+
+use bson::{Document, RawDocumentBuf, doc};
+use futures_util::TryStreamExt;
+use mongodb::ClientSession;
+
+use super::{Store, bounded, classify, durable, settle};
+use crate::batch::Batch;
+use crate::error::{Error, Kind, Result};
+use crate::event::ChangeEvent;
+use crate::failpoint::crash_point;
+use crate::offset::Offset;
+use crate::retry::Failures;
+
+/// How often a commit whose answer was lost is asked again before the offset is read to learn what became of it.
+const COMMIT_REPEATS: u32 = 3;
+
+/// What a commit did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitOutcome {
+    /// Documents written.
+    pub inserted: usize,
+    /// Documents that were there already, equal, and left out.
+    pub left_out: usize,
+    /// Documents stored as `{ $bson }` because MongoDB refused their content.
+    pub opaque: usize,
+}
+
+/// The one that commits, in order, for one epoch.
+#[derive(Debug)]
+pub struct Committer {
+    store: Store,
+    session: ClientSession,
+    epoch: i64,
+    /// The last committed batch and the last `n` given.
+    committed: Progress,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Progress {
+    batch: i64,
+    n: i64,
+}
+
+/// How one attempt at a transaction ended, when it did not succeed.
+enum Failed {
+    /// The fence did not match: the batch is in already, or another daemon owns the source.
+    Fence,
+    /// Documents are there already.
+    Duplicate,
+    /// The document at this index is refused for its content.
+    Content { index: usize, error: Error },
+    /// Nobody knows whether it was committed.
+    Unknown(Error),
+    /// Anything else.
+    Other(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl Committer {
+    /// Takes the source over; gives the offset as it stands then, or `None` for a source never read before.
+    ///
+    /// # Errors
+    /// Those that an operator must mend; it waits for the others to pass.
+    pub async fn take_over(store: &Store) -> Result<Option<(Self, Offset)>> {
+        store
+            .retry
+            .persist("take the source over", || Self::try_take_over(store))
+            .await
+    }
+
+    async fn try_take_over(store: &Store) -> Result<Option<(Self, Offset)>> {
+        let session = settle("start a session", store.client.start_session()).await?;
+        let Some(offset) = store.take_over(&session).await? else {
+            return Ok(None);
+        };
+        let committed = Progress {
+            batch: offset.batch,
+            n: offset.n,
+        };
+        Ok(Some((
+            Self {
+                store: store.clone(),
+                session,
+                epoch: offset.epoch,
+                committed,
+            },
+            offset,
+        )))
+    }
+
+    /// The epoch it commits under.
+    pub fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
+    /// `n` of the last committed document.
+    pub fn last_n(&self) -> i64 {
+        self.committed.n
+    }
+
+    /// The store it commits to.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Commits `batch`, which must be the next one. Returns when it is durable on a majority.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`] when another daemon owns the source; else what an operator must mend. Passing trouble is waited out.
+    pub async fn commit(&mut self, mut batch: Batch) -> Result<CommitOutcome> {
+        let number = batch.number();
+        if number != self.committed.batch + 1 {
+            return Err(Error::new(
+                Kind::Internal,
+                format!(
+                    "batch {number} was to follow batch {}: committing out of order",
+                    self.committed.batch
+                ),
+            ));
+        }
+        let mut outcome = CommitOutcome {
+            inserted: 0,
+            left_out: 0,
+            opaque: 0,
+        };
+        let doing = format!("commit batch {number}");
+        let mut failures = Failures::new(self.store.retry, &doing);
+        loop {
+            self.number_events(&mut batch);
+            match self.attempt(&batch, &doing).await {
+                Ok(()) => break,
+                Err(Failed::Fence | Failed::Duplicate) if self.is_applied(number).await? => break,
+                Err(Failed::Fence) => return Err(self.store.fenced(self.epoch)),
+                Err(Failed::Duplicate) => {
+                    outcome.left_out += self.leave_out_present(&mut batch).await?
+                }
+                Err(Failed::Content { index, error }) => {
+                    make_opaque(&mut batch, index, &error)?;
+                    outcome.opaque += 1;
+                }
+                Err(Failed::Unknown(error)) => {
+                    failures.wait(&error).await;
+                    if self.is_applied(number).await? {
+                        break;
+                    }
+                }
+                Err(Failed::Other(error)) if error.is_transient() => failures.wait(&error).await,
+                Err(Failed::Other(error)) => return Err(error),
+            }
+        }
+        crash_point("after-unstage");
+        failures.over();
+        outcome.inserted = batch.events.len();
+        self.committed = Progress {
+            batch: number,
+            n: batch.next.n,
+        };
+        Ok(outcome)
+    }
+
+    /// Makes sure that the batch's numbers go on from the last one committed.
+    fn number_events(&self, batch: &mut Batch) {
+        if batch.first_n != self.committed.n + 1 {
+            batch.number_events(self.committed.n + 1);
+        }
+    }
+
+    /// One attempt at the transaction; nothing of it is left when it fails.
+    async fn attempt(&mut self, batch: &Batch, doing: &str) -> std::result::Result<(), Failed> {
+        let result = self.transaction(batch, doing).await;
+        if let Err(failed) = &result
+            && !matches!(failed, Failed::Unknown(_))
+        {
+            self.abort().await?;
+        }
+        result
+    }
+
+    async fn transaction(&mut self, batch: &Batch, doing: &str) -> std::result::Result<(), Failed> {
+        crash_point("before-transaction");
+        let store = &self.store;
+        settle(
+            doing,
+            self.session.start_transaction().write_concern(durable()),
+        )
+        .await?;
+        let mut next = batch.next.progress();
+        next.insert("updatedAt", bson::DateTime::now());
+        let fence =
+            doc! { "_id": &*store.source_id, "epoch": self.epoch, "batch": batch.number() - 1 };
+        let moved = settle(
+            doing,
+            store
+                .offsets
+                .update_one(fence, doc! { "$set": next })
+                .session(&mut self.session),
+        )
+        .await?;
+        if moved.matched_count == 0 {
+            return Err(Failed::Fence);
+        }
+        crash_point("after-offset");
+        if !batch.events.is_empty() {
+            let documents = batch.events.iter().map(|event| &event.document);
+            let inserted = bounded(
+                doing,
+                store
+                    .changes
+                    .insert_many(documents)
+                    .session(&mut self.session),
+            )
+            .await?;
+            if let Err(error) = inserted {
+                return Err(match classify::refusal(&error) {
+                    Some(classify::Refusal::Duplicate) => Failed::Duplicate,
+                    Some(classify::Refusal::Content { index }) => Failed::Content {
+                        index,
+                        error: classify::classify(doing, &error),
+                    },
+                    None => Failed::Other(classify::classify(doing, &error)),
+                });
+            }
+            crash_point("after-insert");
+            let staged = doc! { "_id": store.staging_id(batch.number()) };
+            settle(
+                doing,
+                store.staging.delete_one(staged).session(&mut self.session),
+            )
+            .await?;
+        }
+        crash_point("before-commit");
+        self.finish(doing).await?;
+        crash_point("after-commit");
+        Ok(())
+    }
+
+    /// Sends the commit, and again while its answer is lost: that is harmless, the server commits a transaction once.
+    async fn finish(&mut self, doing: &str) -> std::result::Result<(), Failed> {
+        let mut last = None;
+        for _ in 0..=COMMIT_REPEATS {
+            match bounded(doing, self.session.commit_transaction()).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) if classify::is_commit_unknown(&error) => {
+                    last = Some(classify::classify(doing, &error))
+                }
+                Ok(Err(error)) => return Err(Failed::Other(classify::classify(doing, &error))),
+                Err(timeout) => last = Some(timeout),
+            }
+        }
+        let unknown = || {
+            Error::new(
+                Kind::StoreUnavailable,
+                format!("mongodb: {doing}: outcome unknown"),
+            )
+        };
+        Err(Failed::Unknown(last.unwrap_or_else(unknown)))
+    }
+
+    /// Ends the open transaction. A session whose abort does not come back is replaced, and its transaction ended from
+    /// outside, or its lock would stand in the way of the next attempt.
+    async fn abort(&mut self) -> Result<()> {
+        if bounded("abort", self.session.abort_transaction())
+            .await
+            .is_ok()
+        {
+            return Ok(());
+        }
+        let stale = self.session.id().clone();
+        let store = self.store.clone();
+        let session = store
+            .retry
+            .persist("replace a session", || async {
+                let session = settle("start a session", store.client.start_session()).await?;
+                store.note_session(self.epoch, &session).await?;
+                Ok(session)
+            })
+            .await?;
+        self.session = session;
+        store.end_session(stale).await;
+        Ok(())
+    }
+
+    /// Reads the offset to learn whether batch `number` is in, and makes sure that the answer is durable.
+    async fn is_applied(&self, number: i64) -> Result<bool> {
+        let offset = self
+            .store
+            .retry
+            .persist("read the offset", || self.store.offset())
+            .await?;
+        match offset {
+            Some(offset) if offset.epoch != self.epoch => Err(self.store.fenced(self.epoch)),
+            Some(offset) if offset.batch >= number => {
+                // What was read may not be on a majority yet; a majority write to the same document is, and carries it along.
+                self.store
+                    .retry
+                    .persist("confirm the offset", || {
+                        self.store.note_session(self.epoch, &self.session)
+                    })
+                    .await?;
+                Ok(true)
+            }
+            Some(_) => Ok(false),
+            None => Err(Error::new(
+                Kind::StoreRefused,
+                format!(
+                    "the offset of {} is gone from {}; restore it from a backup, or stop writing to it by hand",
+                    self.store.source_id,
+                    self.store.offsets.name()
+                ),
+            )),
+        }
+    }
+
+    /// A replay after an offset was set back by hand: takes the documents that are there already, and equal, out of the
+    /// batch. One that is there and differs is for an operator.
+    async fn leave_out_present(&self, batch: &mut Batch) -> Result<usize> {
+        let ids: Vec<&str> = batch.events.iter().map(ChangeEvent::id).collect();
+        let query = doc! { "_id": { "$in": ids } };
+        let present: Vec<RawDocumentBuf> = self
+            .store
+            .retry
+            .persist("read what is there already", || async {
+                let cursor = settle(
+                    "read what is there already",
+                    self.store.changes.find(query.clone()),
+                )
+                .await?;
+                settle("read what is there already", cursor.try_collect()).await
+            })
+            .await?;
+        let mut there = std::collections::HashMap::new();
+        for document in &present {
+            if let Ok(id) = document.get_str("_id") {
+                there.insert(id, document);
+            }
+        }
+        for event in &batch.events {
+            if let Some(found) = there.get(event.id())
+                && !is_same_change(found, &event.document)
+            {
+                return Err(Error::new(
+                    Kind::StoreRefused,
+                    format!(
+                        "{} holds a document {} that differs from what the binlog says; it was changed after it was written, \
+                         or another source uses the same SOURCE_ID",
+                        self.store.changes.name(),
+                        event.id()
+                    ),
+                ));
+            }
+        }
+        let before = batch.events.len();
+        batch.events.retain(|event| !there.contains_key(event.id()));
+        let left_out = before - batch.events.len();
+        if left_out == 0 {
+            return Err(Error::new(
+                Kind::StoreRefused,
+                format!(
+                    "{}: batch {} meets a duplicate key, but none of its documents is there; n = {} may be taken: the offset \
+                     was changed by hand",
+                    self.store.changes.name(),
+                    batch.number(),
+                    batch.first_n
+                ),
+            ));
+        }
+        tracing::warn!(
+            batch = batch.number(),
+            left_out,
+            "documents of a replay are there already and were left out"
+        );
+        batch.number_events(self.committed.n + 1);
+        Ok(left_out)
+    }
+}
+
+/// Whether two documents tell of the same change: all but what depends on when and from where it was read.
+fn is_same_change(left: &RawDocumentBuf, right: &RawDocumentBuf) -> bool {
+    let content = |document: &RawDocumentBuf| -> Option<Document> {
+        let mut document = Document::try_from(&**document).ok()?;
+        document.remove("n");
+        let meta = document.get_document_mut("meta").ok()?;
+        for varying in ["partial", "opaque", "file", "pos", "query"] {
+            meta.remove(varying);
+        }
+        Some(document)
+    };
+    match (content(left), content(right)) {
+        (Some(left), Some(right)) => left == right,
+        _ => false,
+    }
+}
+
+/// Stores what MongoDB refuses as `{ $bson }`; refused even so, it is for an operator.
+fn make_opaque(batch: &mut Batch, index: usize, error: &Error) -> Result<()> {
+    let Some(event) = batch.events.get_mut(index) else {
+        return Err(error.clone());
+    };
+    let id = event.id().to_owned();
+    let opaque = event
+        .document
+        .get_document("meta")
+        .is_ok_and(|meta| meta.get_bool("opaque").unwrap_or(false));
+    if opaque {
+        return Err(Error::new(
+            Kind::StoreRefused,
+            format!(
+                "{error}; document {id} is refused even with its images as binary: look for a validator on the collection \
+                 (db.getCollectionInfos()) and remove it"
+            ),
+        ));
+    }
+    event.make_opaque().map_err(|broken| {
+        Error::new(
+            Kind::Internal,
+            format!("document {id} is not valid BSON: {broken}"),
+        )
+    })?;
+    tracing::warn!(id, %error, "mongodb refuses a document; storing its images as binary (meta.opaque)");
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! The MongoDB side: the only place that names the driver.
+//!
+//! It guarantees that a batch is in MongoDB either whole or not at all, together with the offset that covers it, and that
+//! only the daemon of the newest epoch can write. [`Store`] holds what every part needs; the parts are:
+//!
+//! - this file: connection, checks, collections and indexes;
+//! - [`ownership`]: the offset document, the epoch, and the end of a predecessor's open transaction;
+//! - [`staging`]: batches that are durable before they are committed, and what they refer to;
+//! - [`commit`]: the one transaction of a batch;
+//! - [`classify`]: how an error of the driver is read.
+//!
+//! Every call has a time limit, because the driver has none on its sockets.
+
+mod classify;
+mod commit;
+mod ownership;
+mod staging;
+
+pub use commit::{CommitOutcome, Committer};
+pub use staging::{Staged, StagedStatus};
+
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{Document, RawDocumentBuf, doc};
+use mongodb::options::{
+    Acknowledgment, ClientOptions, CollectionOptions, CreateCollectionOptions, IndexOptions,
+    ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+};
+use mongodb::{Client, Collection, Database, IndexModel};
+
+use crate::config::{Config, RetrySettings};
+use crate::error::{Error, Kind, Result};
+
+/// Longest time for one call to MongoDB. A step-down stalls a call for about 10 s, a 16 MiB write on a busy disk takes
+/// seconds; more than this means that the connection is dead.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest wait for a server that can take the call. Shorter than the driver's 30 s, so that the log says early why nothing
+/// moves; a URI that sets serverSelectionTimeoutMS wins.
+const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest wait for one connection attempt; a URI that sets connectTimeoutMS wins.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long archived batches are kept, in seconds: 7 days. Pending ones never expire.
+const ARCHIVE_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// NamespaceExists: the collection was there already.
+const NAMESPACE_EXISTS: i32 = 48;
+
+/// The collections of one source in one MongoDB deployment.
+#[derive(Debug, Clone)]
+pub struct Store {
+    client: Client,
+    database: Database,
+    changes: Collection<RawDocumentBuf>,
+    offsets: Collection<Document>,
+    staging: Collection<RawDocumentBuf>,
+    schemas: Collection<Document>,
+    values: Collection<Document>,
+    known_schemas: Arc<staging::KnownSchemas>,
+    source_id: Arc<str>,
+    retry: RetrySettings,
+}
+
+impl Store {
+    /// Connects, checks that the deployment can hold an audit trail, and makes missing collections and indexes. Waits for a
+    /// MongoDB that is not there yet.
+    ///
+    /// # Errors
+    /// Only what an operator must mend: a wrong URI or password, a standalone server, a missing right.
+    pub async fn connect(config: &Config) -> Result<Self> {
+        config
+            .retry
+            .persist("connect to mongodb", || Self::try_connect(config))
+            .await
+    }
+
+    async fn try_connect(config: &Config) -> Result<Self> {
+        let mut options = ClientOptions::parse(config.mongo_uri.expose()).await.map_err(|error| match *error.kind {
+            mongodb::error::ErrorKind::DnsResolve { .. } => classify::classify("resolve MONGO_URI", &error),
+            // The driver's text quotes the URI, which holds the password.
+            _ => Error::new(
+                Kind::StoreSetting,
+                "MONGO_URI is not accepted by the mongodb driver; expected the form \
+                 mongodb://USER:PASSWORD@HOST:27017/?replicaSet=rs0 with reserved characters of the password percent-encoded",
+            ),
+        })?;
+        options.app_name.get_or_insert_with(|| "sdl".to_owned());
+        options
+            .server_selection_timeout
+            .get_or_insert(SERVER_SELECTION_TIMEOUT);
+        options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
+        let client = Client::with_options(options.clone())
+            .map_err(|error| classify::classify("read MONGO_URI", &error))?;
+        if let Err(error) = check_deployment(&client).await {
+            return Err(standalone_behind(options).await.unwrap_or(error));
+        }
+        let database = client.database(&config.mongo_database);
+        let durable = CollectionOptions::builder()
+            .write_concern(durable())
+            .read_concern(ReadConcern::local())
+            .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
+            .build();
+        let names = &config.collections;
+        let store = Self {
+            changes: database.collection_with_options(&names.changes, durable.clone()),
+            offsets: database.collection_with_options(&names.offsets, durable.clone()),
+            staging: database.collection_with_options(&names.staging, durable.clone()),
+            schemas: database.collection_with_options(&names.schemas, durable.clone()),
+            values: database.collection_with_options(&names.values, durable),
+            known_schemas: Arc::default(),
+            source_id: config.source_id.as_str().into(),
+            retry: config.retry,
+            client,
+            database,
+        };
+        store.create_collections().await?;
+        store.create_indexes().await?;
+        Ok(store)
+    }
+
+    /// A transaction cannot wait for a collection to appear, so all of them are made beforehand.
+    async fn create_collections(&self) -> Result<()> {
+        for name in [
+            self.changes.name(),
+            self.offsets.name(),
+            self.staging.name(),
+            self.schemas.name(),
+            self.values.name(),
+        ] {
+            let options = CreateCollectionOptions::builder()
+                .write_concern(durable())
+                .build();
+            let created = bounded(
+                "create collection",
+                self.database.create_collection(name).with_options(options),
+            )
+            .await?;
+            match created {
+                Ok(()) => tracing::info!(collection = name, "created collection"),
+                Err(error) if is_code(&error, NAMESPACE_EXISTS) => {}
+                Err(error) => {
+                    return Err(classify::classify(
+                        &format!("create collection {name}"),
+                        &error,
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The indexes of the contract and no other: each one costs throughput.
+    async fn create_indexes(&self) -> Result<()> {
+        let plain = |keys: Document| IndexModel::builder().keys(keys).build();
+        let changes = [
+            plain(doc! { "ts": 1 }),
+            plain(doc! { "meta.pk": 1, "meta.db": 1, "meta.tbl": 1 }),
+            IndexModel::builder()
+                .keys(doc! { "meta.source": 1, "n": 1 })
+                .options(IndexOptions::builder().unique(true).build())
+                .build(),
+        ];
+        let staging = [
+            plain(doc! { "status": 1 }),
+            IndexModel::builder()
+                .keys(doc! { "createdAt": 1 })
+                .options(
+                    IndexOptions::builder()
+                        .expire_after(ARCHIVE_TTL)
+                        // Never the only copy of an event: a pending batch does not expire.
+                        .partial_filter_expression(doc! { "status": "archived" })
+                        .build(),
+                )
+                .build(),
+        ];
+        settle(
+            "create the indexes of the changes",
+            self.changes.create_indexes(changes),
+        )
+        .await?;
+        settle(
+            "create the indexes of staging",
+            self.staging.create_indexes(staging),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// How failures are retried.
+    pub fn retry(&self) -> RetrySettings {
+        self.retry
+    }
+
+    /// Ends the driver's connections.
+    pub async fn close(self) {
+        self.client.shutdown().immediate(true).await;
+    }
+}
+
+/// All writes: acknowledged by a majority, in its journals.
+fn durable() -> WriteConcern {
+    WriteConcern::builder()
+        .w(Acknowledgment::Majority)
+        .journal(true)
+        .build()
+}
+
+/// Transactions need a replica set or a mongos.
+async fn check_deployment(client: &Client) -> Result<()> {
+    let hello = settle(
+        "say hello",
+        client.database("admin").run_command(doc! { "hello": 1 }),
+    )
+    .await?;
+    if hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
+        Ok(())
+    } else {
+        Err(not_a_replica_set())
+    }
+}
+
+fn not_a_replica_set() -> Error {
+    Error::new(
+        Kind::StoreSetting,
+        "mongodb: found a standalone server, expected a replica set (one member is enough), because events and offset are \
+         committed in one transaction; set replication.replSetName in mongod.conf, restart it, run rs.initiate() in mongosh, \
+         and name the set in MONGO_URI (?replicaSet=NAME)",
+    )
+}
+
+/// When no server could be selected although one may well be there: a URI with `replicaSet=` never selects a standalone
+/// server, and would wait for ever. Asks the first host directly.
+async fn standalone_behind(mut options: ClientOptions) -> Option<Error> {
+    options.repl_set_name.as_ref()?;
+    options.repl_set_name = None;
+    options.direct_connection = Some(true);
+    options.hosts.truncate(1);
+    let client = Client::with_options(options).ok()?;
+    let error = check_deployment(&client).await.err();
+    client.shutdown().immediate(true).await;
+    error.filter(|error| error.kind() == Kind::StoreSetting)
+}
+
+fn is_code(error: &mongodb::error::Error, code: i32) -> bool {
+    matches!(&*error.kind, mongodb::error::ErrorKind::Command(command) if command.code == code)
+}
+
+/// Runs one call of the driver under [`OPERATION_TIMEOUT`], leaving the driver's error to the caller.
+async fn bounded<T>(
+    doing: &str,
+    call: impl IntoFuture<Output = mongodb::error::Result<T>>,
+) -> Result<mongodb::error::Result<T>> {
+    tokio::time::timeout(OPERATION_TIMEOUT, call.into_future())
+        .await
+        .map_err(|_| {
+            Error::new(
+                Kind::StoreUnavailable,
+                format!(
+                    "mongodb: {doing}: no answer within {} s",
+                    OPERATION_TIMEOUT.as_secs()
+                ),
+            )
+        })
+}
+
+/// Runs one call of the driver under [`OPERATION_TIMEOUT`] and classifies its error.
+async fn settle<T>(
+    doing: &str,
+    call: impl IntoFuture<Output = mongodb::error::Result<T>>,
+) -> Result<T> {
+    bounded(doing, call)
+        .await?
+        .map_err(|error| classify::classify(doing, &error))
+}

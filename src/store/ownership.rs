@@ -1,0 +1,136 @@
+//! Who owns a source: the offset document, its epoch, and the session of the daemon that commits.
+//!
+//! It guarantees that after [`Store::take_over`] no older daemon can commit: each take-over raises `epoch`, and every commit
+//! asks for the epoch it knows. A killed predecessor may have left a transaction open that holds the offset's write lock for
+//! a minute (transactionLifetimeLimitSeconds); its session id stands in the offset, and ending that session frees the lock
+//! at once.
+
+use bson::{Bson, Document, doc};
+use mongodb::ClientSession;
+use mongodb::options::ReturnDocument;
+
+use super::{Store, bounded, classify, settle};
+use crate::error::{Error, Kind, Result};
+use crate::offset::Offset;
+
+impl Store {
+    /// Reads the offset of this source; `None` when it was never written.
+    ///
+    /// # Errors
+    /// A document that sdl cannot have written is for an operator.
+    pub async fn offset(&self) -> Result<Option<Offset>> {
+        let found = settle("read the offset", self.offsets.find_one(self.by_source())).await?;
+        found
+            .map(|document| self.parse_offset(&document))
+            .transpose()
+    }
+
+    /// Writes the first offset of a source. `false` when another daemon was faster.
+    ///
+    /// # Errors
+    /// As of any call to MongoDB.
+    pub async fn create_offset(&self, offset: &Offset) -> Result<bool> {
+        let mut document = self.by_source();
+        document.extend(offset.progress());
+        document.insert("epoch", offset.epoch);
+        document.insert("updatedAt", bson::DateTime::now());
+        document.insert("session", Bson::Null);
+        match bounded("write the first offset", self.offsets.insert_one(document)).await? {
+            Ok(_) => Ok(true),
+            Err(error) if classify::is_duplicate(&error) => Ok(false),
+            Err(error) => Err(classify::classify("write the first offset", &error)),
+        }
+    }
+
+    /// Takes the source over: ends the predecessor's open transaction, raises the epoch, and notes `session` as the one that
+    /// commits from now on. `None` when the source has no offset yet.
+    ///
+    /// # Errors
+    /// As of any call to MongoDB.
+    pub(super) async fn take_over(&self, session: &ClientSession) -> Result<Option<Offset>> {
+        let Some(before) =
+            settle("read the offset", self.offsets.find_one(self.by_source())).await?
+        else {
+            return Ok(None);
+        };
+        if let Ok(predecessor) = before.get_document("session") {
+            self.end_session(predecessor.clone()).await;
+        }
+        let taken = settle(
+            "take the source over",
+            self.offsets
+                .find_one_and_update(
+                    self.by_source(),
+                    doc! { "$inc": { "epoch": 1_i64 }, "$set": { "session": session.id().clone() } },
+                )
+                .return_document(ReturnDocument::After),
+        )
+        .await?;
+        taken
+            .map(|document| self.parse_offset(&document))
+            .transpose()
+    }
+
+    /// Notes a new committing session, for a daemon that still owns `epoch`.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`] when it does not own it any more.
+    pub(super) async fn note_session(&self, epoch: i64, session: &ClientSession) -> Result<()> {
+        let mut owned = self.by_source();
+        owned.insert("epoch", epoch);
+        let updated = settle(
+            "note the session",
+            self.offsets
+                .update_one(owned, doc! { "$set": { "session": session.id().clone() } }),
+        )
+        .await?;
+        if updated.matched_count == 0 {
+            Err(self.fenced(epoch))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Ends a session and with it a transaction that it left open. Best effort: without it the lock ends by itself within a
+    /// minute, and the calls that wait for it are retried.
+    pub(super) async fn end_session(&self, session: Document) {
+        let admin = self.client.database("admin");
+        if let Err(error) = settle(
+            "end a session",
+            admin.run_command(doc! { "killSessions": [session] }),
+        )
+        .await
+        {
+            tracing::warn!(%error, "could not end the predecessor's session; its locks end within a minute");
+        }
+    }
+
+    /// The error of a daemon whose source was taken over.
+    pub(super) fn fenced(&self, epoch: i64) -> Error {
+        Error::new(
+            Kind::Fenced,
+            format!(
+                "fenced: another sdl took the source {} over (this one had epoch {epoch}); run one daemon per source, or give \
+                 each its own SOURCE_ID",
+                self.source_id
+            ),
+        )
+    }
+
+    pub(super) fn by_source(&self) -> Document {
+        doc! { "_id": &*self.source_id }
+    }
+
+    fn parse_offset(&self, document: &Document) -> Result<Offset> {
+        Offset::from_document(document).map_err(|error| {
+            Error::new(
+                Kind::StoreRefused,
+                format!(
+                    "the offset of {} in {} is not one that sdl wrote: {error}; restore it from a backup",
+                    self.source_id,
+                    self.offsets.name()
+                ),
+            )
+        })
+    }
+}

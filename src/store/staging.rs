@@ -1,0 +1,361 @@
+//! Staging: a batch is durable here before its transaction begins.
+//!
+//! It guarantees that what the daemon has read survives it: a crash between here and the commit leaves a `pending` document,
+//! and `recovery` finishes it. What a batch refers to (schema versions, pieces of large values) is written first, under ids
+//! made from the content, so a second write of the same thing is harmless.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use bson::{Binary, DateTime, Document, RawDocument, RawDocumentBuf, doc, spec::BinarySubtype};
+use futures_util::TryStreamExt;
+use sha2::{Digest, Sha256};
+
+use super::{Store, bounded, classify, settle};
+use crate::batch::Batch;
+use crate::bson_writer::{self as write, element};
+use crate::error::{Error, Kind, Result};
+use crate::event::ChangeEvent;
+use crate::large_value::LargeValue;
+use crate::offset::{Offset, position_document, position_from_document};
+
+/// Size of one piece of a large value: 8 MiB, half of what a document may hold.
+const PIECE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Schema versions remembered as written, so that each is written once a run. A source has a few thousand tables; when more
+/// are met the memory is cleared, and the next write of a known one costs a duplicate-key answer.
+const KNOWN_SCHEMAS: usize = 10_000;
+
+/// A batch found in staging at start-up.
+#[derive(Debug)]
+pub struct Staged {
+    /// Its `_id`.
+    pub id: String,
+    /// Its number.
+    pub batch: i64,
+    /// Its status.
+    pub status: StagedStatus,
+    /// The changes and the offset after them; or why they cannot be read.
+    pub content: std::result::Result<Batch, String>,
+}
+
+/// The `status` of a staged batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StagedStatus {
+    /// Not committed yet.
+    Pending,
+    /// Kept for a week for people to look at.
+    Archived,
+}
+
+/// Which schema versions were written in this run.
+#[derive(Debug, Default)]
+pub(super) struct KnownSchemas(Mutex<HashSet<String>>);
+
+impl KnownSchemas {
+    fn contains(&self, id: &str) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(id)
+    }
+
+    fn insert(&self, id: &str) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN_SCHEMAS {
+            known.clear();
+        }
+        known.insert(id.to_owned());
+    }
+}
+
+impl Store {
+    /// Makes a batch durable. An empty batch needs no staging: losing it loses nothing.
+    ///
+    /// # Errors
+    /// Transient ones of MongoDB; [`Kind::Fenced`] when a newer daemon staged a batch of this number.
+    pub async fn stage(&self, batch: &Batch, epoch: i64) -> Result<()> {
+        if batch.events.is_empty() {
+            return Ok(());
+        }
+        self.write_references(batch).await?;
+        let document = self.staging_document(batch, epoch)?;
+        let doing = format!("stage batch {}", batch.number());
+        match bounded(&doing, self.staging.insert_one(&document)).await? {
+            Ok(_) => Ok(()),
+            Err(error) if classify::is_duplicate(&error) => {
+                self.stage_again(batch, epoch, &document).await
+            }
+            Err(error) => Err(classify::classify(&doing, &error)),
+        }
+    }
+
+    /// A batch of this number is staged already: by this daemon, when only the answer was lost; by an older one, which was
+    /// taken over and whose batch the binlog still holds; or by a newer one, and then this daemon is not the owner.
+    async fn stage_again(
+        &self,
+        batch: &Batch,
+        epoch: i64,
+        document: &RawDocumentBuf,
+    ) -> Result<()> {
+        let id = self.staging_id(batch.number());
+        let older = doc! { "_id": &id, "epoch": { "$lt": epoch } };
+        let replaced = settle(
+            "stage over an older batch",
+            self.staging.replace_one(older, document),
+        )
+        .await?;
+        if replaced.matched_count > 0 {
+            return Ok(());
+        }
+        let newer = doc! { "_id": &id, "epoch": { "$gt": epoch } };
+        let found = settle("look at a staged batch", self.staging.find_one(newer)).await?;
+        if found.is_some() {
+            Err(self.fenced(epoch))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Writes what the documents of a batch point to: schema versions and large values.
+    async fn write_references(&self, batch: &Batch) -> Result<()> {
+        for event in &batch.events {
+            if let Some(schema) = &event.schema
+                && !self.known_schemas.contains(&schema.id)
+            {
+                self.insert_unless_there(
+                    "write a schema version",
+                    &self.schemas,
+                    schema.document.clone(),
+                )
+                .await?;
+                self.known_schemas.insert(&schema.id);
+            }
+            for value in &event.large_values {
+                self.write_large_value(value).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_large_value(&self, value: &LargeValue) -> Result<()> {
+        let sha256 = value.sha256_hex();
+        for (number, piece) in value.bytes.chunks(PIECE_BYTES).enumerate() {
+            let document = doc! {
+                "_id": format!("{sha256}#{number}"),
+                "value": &sha256,
+                "piece": i64::try_from(number).unwrap_or(i64::MAX),
+                "data": Binary { subtype: BinarySubtype::Generic, bytes: piece.to_vec() },
+            };
+            self.insert_unless_there("write a piece of a large value", &self.values, document)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn insert_unless_there(
+        &self,
+        doing: &str,
+        collection: &mongodb::Collection<Document>,
+        document: Document,
+    ) -> Result<()> {
+        match bounded(doing, collection.insert_one(document)).await? {
+            Ok(_) => Ok(()),
+            Err(error) if classify::is_duplicate(&error) => Ok(()),
+            Err(error) => Err(classify::classify(doing, &error)),
+        }
+    }
+
+    /// The staging document, written in one pass so that the events are copied once.
+    fn staging_document(&self, batch: &Batch, epoch: i64) -> Result<RawDocumentBuf> {
+        let mut buffer = Vec::with_capacity(batch.bytes + batch.events.len() * 8 + 1024);
+        let document = write::begin_document(&mut buffer);
+        write::string_field(&mut buffer, b"_id\0", &self.staging_id(batch.number()));
+        write::string_field(&mut buffer, b"source\0", &self.source_id);
+        write::int64_field(&mut buffer, b"batch\0", batch.number());
+        write::int64_field(&mut buffer, b"epoch\0", epoch);
+        write::string_field(&mut buffer, b"status\0", "pending");
+        write::date_field(&mut buffer, b"createdAt\0", DateTime::now());
+        write::int64_field(
+            &mut buffer,
+            b"count\0",
+            i64::try_from(batch.events.len()).unwrap_or(i64::MAX),
+        );
+        write::element(&mut buffer, element::ARRAY, b"events\0");
+        let events = write::begin_document(&mut buffer);
+        for (index, event) in batch.events.iter().enumerate() {
+            write::array_element(&mut buffer, element::DOCUMENT, index);
+            buffer.extend_from_slice(event.document.as_bytes());
+        }
+        write::end_document(&mut buffer, events);
+        for (key, part) in [
+            (&b"follows\0"[..], position_document(&batch.previous)),
+            (b"next\0", batch.next.progress()),
+        ] {
+            let part = RawDocumentBuf::try_from(&part).map_err(|error| {
+                Error::new(
+                    Kind::Internal,
+                    format!("the position of a batch is not BSON: {error}"),
+                )
+            })?;
+            write::encoded_field(&mut buffer, element::DOCUMENT, key, part.as_bytes());
+        }
+        write::string_field(
+            &mut buffer,
+            b"sha256\0",
+            &checksum(batch.events.iter().map(|event| event.document.as_bytes())),
+        );
+        write::end_document(&mut buffer, document);
+        RawDocumentBuf::from_bytes(buffer).map_err(|error| {
+            Error::new(
+                Kind::Internal,
+                format!("a staging document is not BSON: {error}"),
+            )
+        })
+    }
+
+    pub(super) fn staging_id(&self, batch: i64) -> String {
+        format!("{}#{batch}", self.source_id)
+    }
+
+    /// How many batches of this source are pending.
+    ///
+    /// # Errors
+    /// As of any call to MongoDB.
+    pub async fn count_pending(&self) -> Result<u64> {
+        let pending = doc! { "source": &*self.source_id, "status": "pending" };
+        settle(
+            "count pending batches",
+            self.staging.count_documents(pending),
+        )
+        .await
+    }
+
+    /// The number of each pending batch of this source, in order; few bytes each, whatever the batches hold.
+    ///
+    /// # Errors
+    /// As of any call to MongoDB.
+    pub async fn pending_batches(&self) -> Result<Vec<i64>> {
+        let cursor = settle(
+            "list pending batches",
+            self.staging
+                .find(doc! { "source": &*self.source_id, "status": "pending" })
+                .projection(doc! { "batch": 1 })
+                .sort(doc! { "batch": 1 }),
+        )
+        .await?;
+        let found: Vec<RawDocumentBuf> =
+            settle("list pending batches", cursor.try_collect()).await?;
+        found
+            .iter()
+            .map(|document| {
+                document.get_i64("batch").map_err(|_| {
+                    Error::new(
+                        Kind::StoreRefused,
+                        format!("{}: a pending batch has no number", self.staging.name()),
+                    )
+                })
+            })
+            .collect()
+    }
+
+    /// Reads one staged batch.
+    ///
+    /// # Errors
+    /// As of any call to MongoDB. A batch that cannot be read is no error here but a [`Staged`] that says so.
+    pub async fn staged(&self, batch: i64) -> Result<Option<Staged>> {
+        let id = self.staging_id(batch);
+        let found = settle(
+            "read a staged batch",
+            self.staging.find_one(doc! { "_id": &id }),
+        )
+        .await?;
+        Ok(found.map(|document| Staged {
+            status: match document.get_str("status") {
+                Ok("archived") => StagedStatus::Archived,
+                _ => StagedStatus::Pending,
+            },
+            content: read_batch(&document),
+            id,
+            batch,
+        }))
+    }
+
+    /// Sets a batch aside, with a note for people; it expires after a week.
+    ///
+    /// # Errors
+    /// As of any call to MongoDB.
+    pub async fn archive(&self, batch: i64, note: &str) -> Result<()> {
+        let update = doc! { "$set": { "status": "archived", "note": note } };
+        settle(
+            "archive a batch",
+            self.staging
+                .update_one(doc! { "_id": self.staging_id(batch) }, update),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Removes what this daemon staged and will never commit, after another one took over: the new owner reads it again
+    /// from the binlog, or has it in hand already.
+    ///
+    /// # Errors
+    /// As of any call to MongoDB.
+    pub async fn withdraw(&self, epoch: i64) -> Result<()> {
+        let own = doc! { "source": &*self.source_id, "status": "pending", "epoch": epoch };
+        settle("withdraw staged batches", self.staging.delete_many(own)).await?;
+        Ok(())
+    }
+}
+
+/// SHA-256 over the documents of a batch, in order, as hex.
+fn checksum<'a>(documents: impl Iterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    for document in documents {
+        hash.update(document);
+    }
+    crate::event::hex(&hash.finalize())
+}
+
+/// The batch inside a staging document, or why it is not to be trusted.
+fn read_batch(document: &RawDocument) -> std::result::Result<Batch, String> {
+    let mut events = Vec::new();
+    let mut bytes = 0;
+    for element in document
+        .get_array("events")
+        .map_err(|error| format!("events: {error}"))?
+    {
+        let element = element.map_err(|error| format!("an event: {error}"))?;
+        let event = element
+            .as_document()
+            .ok_or_else(|| "an event is not a document".to_owned())?;
+        let event = ChangeEvent::from_document(event.to_owned())?;
+        bytes += event.bytes();
+        events.push(event);
+    }
+    let expected = document
+        .get_str("sha256")
+        .map_err(|error| format!("sha256: {error}"))?;
+    let found = checksum(events.iter().map(|event| event.document.as_bytes()));
+    if found != expected {
+        return Err(format!(
+            "checksum does not hold: expected {expected}, found {found}"
+        ));
+    }
+    let part = |name| {
+        let part = document
+            .get_document(name)
+            .map_err(|error| format!("{name}: {error}"))?;
+        Document::try_from(part).map_err(|error| format!("{name}: {error}"))
+    };
+    let previous = position_from_document(&part("follows")?).map_err(|error| error.to_string())?;
+    let next = Offset::from_document(&part("next")?).map_err(|error| error.to_string())?;
+    let first_n = next.n + 1 - i64::try_from(events.len()).unwrap_or(i64::MAX);
+    Ok(Batch {
+        events,
+        first_n,
+        previous,
+        next,
+        bytes,
+    })
+}

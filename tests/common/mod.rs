@@ -1,0 +1,90 @@
+//! The harness of the integration tests: real servers, the built daemon, and the checks that say whether the audit is exact.
+//!
+//! A test reads like this:
+//!
+//! ```ignore
+//! mod common;
+//! use common::{Daemon, Mongod, Mysqld, Settings, caught_up, fold};
+//!
+//! #[tokio::test]
+//! async fn rows_arrive() {
+//!     let (mysqld, mongod) = tokio::join!(Mysqld::start(), Mongod::start());
+//!     let settings = Settings::new(&mysqld, &mongod);
+//!     let daemon = Daemon::start(&settings);
+//!     mysqld.exec("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY); INSERT INTO shop.t VALUES (1)").await;
+//!     caught_up(&mysqld, &mongod, settings.database()).await;
+//!     fold::assert_exact(&mysqld, &mongod, settings.database(), &["shop.t"]).await;
+//! }
+//! ```
+//!
+//! Every server is a throwaway process on loopback with a directory of its own under `target/tmp`, gone when its value is
+//! dropped and also when the test process is killed. Nothing here sleeps in place of a condition: every wait polls one, has a
+//! bound, and says on failure what it waited for.
+//!
+//! Helpers panic with a message instead of returning errors: in a test there is nobody to handle them.
+
+// Each test crate uses a part of the harness only, and a helper that panics is a test that fails.
+#![allow(dead_code, unused_imports, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod daemon;
+pub mod fold;
+pub mod mongo;
+pub mod mysql;
+pub mod servers;
+pub mod values;
+
+use std::time::{Duration, Instant};
+
+pub use daemon::{Daemon, Settings};
+pub use mongo::Mongod;
+pub use mysql::Mysqld;
+pub use rustix::process::Signal;
+
+/// How often a condition is looked at again.
+pub const POLL: Duration = Duration::from_millis(20);
+
+/// How long [`caught_up`] waits: far more than any healthy run takes, so that only a hang reaches it.
+pub const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds; panics after `timeout`, naming what was waited for.
+pub async fn wait_until(
+    description: &str,
+    timeout: Duration,
+    mut condition: impl AsyncFnMut() -> bool,
+) {
+    let started = Instant::now();
+    while !condition().await {
+        assert!(
+            started.elapsed() < timeout,
+            "not within {timeout:?}: {description}"
+        );
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Waits until the saved offset covers everything that MySQL has executed.
+pub async fn caught_up(mysqld: &Mysqld, mongod: &Mongod, database: &str) {
+    caught_up_within(mysqld, mongod, database, CATCH_UP).await;
+}
+
+/// [`caught_up`] with a bound of its own, for backlogs.
+pub async fn caught_up_within(mysqld: &Mysqld, mongod: &Mongod, database: &str, timeout: Duration) {
+    let mut connection = mysqld.root().await;
+    let database = mongod.client().await.database(database);
+    let started = Instant::now();
+    loop {
+        let saved = mongo::saved_gtid(&database).await;
+        let executed = mysql::executed_gtid(&mut connection).await;
+        if let Some(saved) = &saved
+            && mysql::gtid_subset(&mut connection, &executed, saved).await
+        {
+            return;
+        }
+        assert!(
+            started.elapsed() < timeout,
+            "not caught up within {timeout:?}: the saved offset is {saved:?}, MySQL has executed {executed:?}"
+        );
+        tokio::time::sleep(POLL).await;
+    }
+}

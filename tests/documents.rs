@@ -1,0 +1,941 @@
+//! Documents as designed are a contract: this file pins their shape, field by field, against a real server.
+//!
+//! It goes through everything that sdl writes: the audit document of each operation (names, order and BSON types of its
+//! fields, what is absent when), its `_id` as anybody may compute it, the schema versions, the offset, the staged batch,
+//! the indexes and what they let expire; then the words in the log that operators search for.
+//!
+//! The tests share one MySQL server where they do not hurt each other. Each has a database of its own on either side, so
+//! what it looks at is picked by `meta.db`: statements about no table (CREATE DATABASE) are recorded whatever the filters.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::time::{Duration, SystemTime};
+
+use common::{Daemon, Mongod, Mysqld, Settings, Signal, caught_up, mongo, mysql, wait_until};
+use mongodb::bson::spec::ElementType;
+use mongodb::bson::{Bson, DateTime, Document, doc};
+use mongodb::{Collection, Database};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use sha2::{Digest, Sha256};
+use tokio::sync::OnceCell;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// The fields of `meta` that every row's document has, in order, up to those that depend on the change.
+const META: [&str; 10] = ["source", "db", "tbl", "gtid", "row", "stmt", "file", "pos", "server_id", "thread_id"];
+
+/// The server that the tests of this file share.
+async fn shared_mysqld() -> &'static Mysqld {
+    static SHARED: OnceCell<Mysqld> = OnceCell::const_new();
+    SHARED.get_or_init(Mysqld::start).await
+}
+
+/// A daemon that records one database from now on, and where it writes.
+struct Audit {
+    mysqld: &'static Mysqld,
+    mongod: &'static Mongod,
+    schema: &'static str,
+    settings: Settings,
+    daemon: Daemon,
+    target: Database,
+}
+
+impl Audit {
+    /// Makes the MySQL database `schema` and starts to record it.
+    async fn of(schema: &'static str) -> Self {
+        let (mysqld, mongod) = tokio::join!(shared_mysqld(), Mongod::shared());
+        mysqld.exec(format!("CREATE DATABASE {schema}")).await;
+        let settings = Settings::new(mysqld, mongod)
+            .set("START_FROM", "current")
+            .set("INCLUDE_REGEX", format!(r"^{schema}\."));
+        let daemon = Daemon::start(&settings);
+        daemon.wait_for_log("Starting from current position", SOON).await;
+        let target = mongod.database(settings.database()).await;
+        Self { mysqld, mongod, schema, settings, daemon, target }
+    }
+
+    /// A session in the recorded database, in UTC.
+    async fn session(&self) -> Conn {
+        let mut session = self.mysqld.root().await;
+        session.query_drop(format!("USE {}", self.schema)).await.unwrap();
+        session
+    }
+
+    /// What is recorded of the database once everything executed is.
+    async fn documents(&self) -> Vec<Document> {
+        caught_up(self.mysqld, self.mongod, self.settings.database()).await;
+        mongo::find(
+            &self.target.collection(mongo::CHANGES),
+            doc! { "meta.db": self.schema },
+            doc! { "n": 1 },
+        )
+        .await
+    }
+
+    /// The same without schema changes.
+    async fn rows(&self) -> Vec<Document> {
+        let mut documents = self.documents().await;
+        documents.retain(|document| op(document) != "ddl");
+        documents
+    }
+}
+
+async fn run(session: &mut Conn, statements: &[&str]) {
+    for statement in statements {
+        session.query_drop(*statement).await.unwrap_or_else(|error| panic!("{error}\nin: {statement}"));
+    }
+}
+
+fn keys(document: &Document) -> Vec<&str> {
+    document.keys().map(String::as_str).collect()
+}
+
+fn sorted(mut names: Vec<&str>) -> Vec<&str> {
+    names.sort_unstable();
+    names
+}
+
+fn meta(document: &Document) -> &Document {
+    document.get_document("meta").unwrap_or_else(|error| panic!("{error}: {document}"))
+}
+
+fn op(document: &Document) -> &str {
+    document.get_str("op").unwrap_or_else(|error| panic!("{error}: {document}"))
+}
+
+fn types(document: &Document) -> Vec<(&str, ElementType)> {
+    document.iter().map(|(name, value)| (name.as_str(), value.element_type())).collect()
+}
+
+/// The names of [`META`] with further ones: `pk` in its place, the others at the end.
+fn meta_keys<'a>(with_key: bool, further: &[&'a str]) -> Vec<&'a str> {
+    let mut names = META.to_vec();
+    if with_key {
+        names.insert(3, "pk");
+    }
+    names.extend(further);
+    names
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `_id` as the contract says it: the commit second, then the hash of source id, GTID and row.
+fn expected_id(source: &str, gtid: &str, row: i64, ts: DateTime) -> String {
+    let digest = Sha256::digest(format!("{source}\0{gtid}\0{row}"));
+    format!("{:08x}{}", ts.timestamp_millis() / 1000, &hex(&digest)[..32])
+}
+
+fn assert_ids(documents: &[Document]) {
+    for document in documents {
+        let meta = meta(document);
+        let expected = expected_id(
+            meta.get_str("source").unwrap(),
+            meta.get_str("gtid").unwrap(),
+            meta.get_i64("row").unwrap(),
+            *document.get_datetime("ts").unwrap(),
+        );
+        assert_eq!(document.get_str("_id").unwrap(), expected, "{document}");
+    }
+}
+
+// --- audit documents
+
+#[tokio::test]
+async fn insert_update_and_delete_have_exactly_the_fields_of_the_contract() {
+    let audit = Audit::of("shapes").await;
+    let mut session = audit.session().await;
+    run(&mut session, &["CREATE TABLE t (id INT PRIMARY KEY, name VARCHAR(20), note VARCHAR(20))"]).await;
+    let thread: i64 = session.query_first("SELECT CONNECTION_ID()").await.unwrap().unwrap();
+    let before = DateTime::from(SystemTime::now());
+    // The statement's own clock is set back: `ts` is when the transaction was committed, not that.
+    run(&mut session, &["SET timestamp = 1000000000"]).await;
+    const GTIDS: [&str; 3] =
+        ["11111111-1111-1111-1111-111111111111:7", "11111111-1111-1111-1111-111111111111:9", "22222222-1111-1111-1111-111111111111:1"];
+    let statements = [
+        "INSERT INTO t VALUES (1, 'a', NULL), (2, 'b', 'x')",
+        "UPDATE t SET name = 'c', note = 'y' WHERE id = 1",
+        "DELETE FROM t WHERE id = 2",
+    ];
+    for (gtid, statement) in GTIDS.iter().zip(statements) {
+        run(&mut session, &[&format!("SET gtid_next = '{gtid}'"), statement]).await;
+    }
+    run(&mut session, &["SET gtid_next = 'AUTOMATIC'"]).await;
+    let documents = audit.rows().await;
+    let after = DateTime::from(SystemTime::now());
+
+    assert_eq!(documents.iter().map(op).collect::<Vec<_>>(), ["insert", "insert", "update", "delete"]);
+    let [first, second, update, delete] = &documents[..] else { unreachable!() };
+    assert_eq!(keys(first), ["_id", "n", "ts", "op", "meta", "after"]);
+    assert_eq!(keys(second), keys(first));
+    assert_eq!(keys(update), ["_id", "n", "ts", "op", "meta", "before", "after", "changed"]);
+    assert_eq!(keys(delete), ["_id", "n", "ts", "op", "meta", "before"]);
+    for document in [first, update, delete] {
+        assert_eq!(keys(meta(document)), meta_keys(true, &["schema", "query"]), "{document}");
+    }
+    assert_eq!(keys(meta(second)), meta_keys(true, &["schema"]), "the statement's text stands with its first row only");
+
+    assert_eq!(
+        types(update),
+        [
+            ("_id", ElementType::String),
+            ("n", ElementType::Int64),
+            ("ts", ElementType::DateTime),
+            ("op", ElementType::String),
+            ("meta", ElementType::EmbeddedDocument),
+            ("before", ElementType::EmbeddedDocument),
+            ("after", ElementType::EmbeddedDocument),
+            ("changed", ElementType::Array),
+        ]
+    );
+    assert_eq!(
+        types(meta(first)),
+        [
+            ("source", ElementType::String),
+            ("db", ElementType::String),
+            ("tbl", ElementType::String),
+            ("pk", ElementType::Int32),
+            ("gtid", ElementType::String),
+            ("row", ElementType::Int64),
+            ("stmt", ElementType::Int64),
+            ("file", ElementType::String),
+            ("pos", ElementType::Int64),
+            ("server_id", ElementType::Int64),
+            ("thread_id", ElementType::Int64),
+            ("schema", ElementType::String),
+            ("query", ElementType::String),
+        ]
+    );
+
+    // What they say.
+    let source = format!("mysql://{}", audit.mysqld.addr());
+    let expected = [(GTIDS[0], 0_i64, 1), (GTIDS[0], 1, 2), (GTIDS[1], 0, 1), (GTIDS[2], 0, 2)];
+    for (document, (gtid, row, key)) in documents.iter().zip(expected) {
+        let meta = meta(document);
+        assert_eq!(meta.get_str("source").unwrap(), source);
+        assert_eq!((meta.get_str("db").unwrap(), meta.get_str("tbl").unwrap()), ("shapes", "t"));
+        assert_eq!((meta.get_str("gtid").unwrap(), meta.get_i64("row").unwrap()), (gtid, row));
+        assert_eq!(meta.get("pk"), Some(&Bson::Int32(key)));
+        assert_eq!(meta.get_i64("stmt").unwrap(), 0);
+        assert_eq!((meta.get_i64("server_id").unwrap(), meta.get_i64("thread_id").unwrap()), (1, thread));
+        let ts = *document.get_datetime("ts").unwrap();
+        assert!(before <= ts && ts <= after, "{ts} is not when it was committed: {before} to {after}");
+        // File and position lead to the very event.
+        let (file, position) = (meta.get_str("file").unwrap(), meta.get_i64("pos").unwrap());
+        let event: Option<mysql_async::Row> =
+            session.query_first(format!("SHOW BINLOG EVENTS IN '{file}' FROM {position} LIMIT 1")).await.unwrap();
+        let (at, kind): (i64, String) = event.map(|row| (row.get("Pos").unwrap(), row.get("Event_type").unwrap())).unwrap();
+        let expected = match op(document) {
+            "insert" => "Write_rows",
+            "update" => "Update_rows",
+            _ => "Delete_rows",
+        };
+        assert_eq!((at, kind.as_str()), (position, expected));
+    }
+    for (document, text) in [(first, statements[0]), (update, statements[1]), (delete, statements[2])] {
+        assert_eq!(meta(document).get_str("query").unwrap(), text);
+    }
+    assert_eq!(first.get_document("after").unwrap(), &doc! { "id": 1, "name": "a", "note": Bson::Null });
+    assert_eq!(second.get_document("after").unwrap(), &doc! { "id": 2, "name": "b", "note": "x" });
+    assert_eq!(update.get_document("before").unwrap(), first.get_document("after").unwrap());
+    assert_eq!(update.get_document("after").unwrap(), &doc! { "id": 1, "name": "c", "note": "y" });
+    assert_eq!(update.get_array("changed").unwrap(), &vec![Bson::from("name"), Bson::from("note")]);
+    assert_eq!(delete.get_document("before").unwrap(), second.get_document("after").unwrap());
+    assert_ids(&documents);
+}
+
+#[tokio::test]
+async fn the_key_is_a_value_a_document_in_key_order_or_absent() {
+    let audit = Audit::of("pks").await;
+    let mut session = audit.session().await;
+    run(
+        &mut session,
+        &[
+            "CREATE TABLE one (a INT, id BIGINT, PRIMARY KEY (id))",
+            "CREATE TABLE text (name VARCHAR(40) PRIMARY KEY)",
+            "CREATE TABLE several (a INT, b VARCHAR(9), c BIGINT UNSIGNED, PRIMARY KEY (c, a))",
+            "CREATE TABLE prefix (id INT, name VARCHAR(40), PRIMARY KEY (name(3), id))",
+            "CREATE TABLE none (a INT, UNIQUE (a))",
+            "INSERT INTO one VALUES (1, 5)",
+            "INSERT INTO text VALUES ('naïve')",
+            "INSERT INTO several VALUES (1, 'x', 18446744073709551615)",
+            "INSERT INTO prefix VALUES (1, 'longer than three')",
+            "INSERT INTO none VALUES (1)",
+            "UPDATE one SET id = 6",
+            "DELETE FROM several",
+        ],
+    )
+    .await;
+    let rows = audit.rows().await;
+    let found: Vec<_> = rows.iter().map(|row| (op(row), meta(row).get_str("tbl").unwrap(), meta(row).get("pk").cloned())).collect();
+    let large: mongodb::bson::Decimal128 = "18446744073709551615".parse().unwrap();
+    let several = Bson::Document(doc! { "c": large, "a": 1 });
+    assert_eq!(
+        found,
+        [
+            ("insert", "one", Some(Bson::Int64(5))),
+            ("insert", "text", Some(Bson::from("naïve"))),
+            ("insert", "several", Some(several.clone())),
+            ("insert", "prefix", Some(Bson::Document(doc! { "name": "longer than three", "id": 1 }))),
+            ("insert", "none", None),
+            // The row as the statement found it.
+            ("update", "one", Some(Bson::Int64(5))),
+            ("delete", "several", Some(several)),
+        ]
+    );
+    let Some(Bson::Document(key)) = meta(&rows[2]).get("pk") else { unreachable!() };
+    assert_eq!(keys(key), ["c", "a"], "in the order of the key, not of the table");
+    assert_eq!(rows[5].get_array("changed").unwrap(), &vec![Bson::from("id")]);
+}
+
+#[tokio::test]
+async fn rows_count_across_tables_and_statements_and_the_text_stands_once() {
+    let audit = Audit::of("counting").await;
+    let mut session = audit.session().await;
+    run(
+        &mut session,
+        &[
+            "CREATE TABLE a (id INT PRIMARY KEY, v INT)",
+            "CREATE TABLE b (id INT PRIMARY KEY, v INT)",
+            "BEGIN",
+            "INSERT INTO a VALUES (1, 0), (2, 0), (3, 0)",
+            "INSERT INTO b SELECT * FROM a",
+            "UPDATE a JOIN b USING (id) SET a.v = 1, b.v = 2 /* both */",
+            "DELETE FROM b WHERE id = 3",
+            "COMMIT",
+        ],
+    )
+    .await;
+    let rows = audit.rows().await;
+    let found: Vec<_> = rows
+        .iter()
+        .map(|row| (meta(row).get_i64("row").unwrap(), meta(row).get_i64("stmt").unwrap(), op(row), meta(row).get_str("query").ok()))
+        .collect();
+    let texts = [
+        "INSERT INTO a VALUES (1, 0), (2, 0), (3, 0)",
+        "INSERT INTO b SELECT * FROM a",
+        "UPDATE a JOIN b USING (id) SET a.v = 1, b.v = 2 /* both */",
+        "DELETE FROM b WHERE id = 3",
+    ];
+    let mut expected = Vec::new();
+    for (statement, (operation, count)) in [("insert", 3), ("insert", 3), ("update", 6), ("delete", 1)].into_iter().enumerate() {
+        for index in 0..count {
+            let row = i64::try_from(expected.len()).unwrap();
+            expected.push((row, i64::try_from(statement).unwrap(), operation, (index == 0).then_some(texts[statement])));
+        }
+    }
+    assert_eq!(found, expected);
+    let gtids: std::collections::BTreeSet<_> = rows.iter().map(|row| meta(row).get_str("gtid").unwrap()).collect();
+    assert_eq!(gtids.len(), 1, "one transaction");
+    let tables: Vec<_> = rows[6..12].iter().map(|row| meta(row).get_str("tbl").unwrap()).collect();
+    assert!(tables.contains(&"a") && tables.contains(&"b"), "one statement, two tables: {tables:?}");
+    let numbers: Vec<_> = rows.iter().map(|row| row.get_i64("n").unwrap()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
+    assert_ids(&rows);
+}
+
+#[tokio::test]
+async fn what_was_rolled_back_leaves_nothing_and_takes_no_number() {
+    let audit = Audit::of("rollbacks").await;
+    let mut session = audit.session().await;
+    run(
+        &mut session,
+        &[
+            "CREATE TABLE t (id INT PRIMARY KEY)",
+            "BEGIN",
+            "INSERT INTO t VALUES (1)",
+            "ROLLBACK",
+            "BEGIN",
+            "INSERT INTO t VALUES (2)",
+            "SAVEPOINT a",
+            "INSERT INTO t VALUES (3)",
+            "ROLLBACK TO a",
+            "INSERT INTO t VALUES (4)",
+            "RELEASE SAVEPOINT a",
+            "COMMIT",
+            // A temporary table makes a transaction one that the server cannot undo altogether.
+            "BEGIN",
+            "INSERT INTO t VALUES (5)",
+            "CREATE TEMPORARY TABLE passing (a INT)",
+            "SAVEPOINT b",
+            "INSERT INTO t VALUES (6)",
+            "ROLLBACK TO b",
+            "COMMIT",
+            "BEGIN",
+            "INSERT INTO t VALUES (7)",
+            "DROP TEMPORARY TABLE passing",
+            "ROLLBACK",
+        ],
+    )
+    .await;
+    // A statement that fails half-way is a rollback too.
+    session.query_drop("INSERT INTO t VALUES (8), (2)").await.unwrap_err();
+    run(&mut session, &["INSERT INTO t VALUES (9)"]).await;
+    let rows = audit.rows().await;
+    let found: Vec<_> = rows
+        .iter()
+        .map(|row| (row.get_document("after").unwrap().get_i32("id").unwrap(), meta(row).get_i64("row").unwrap()))
+        .collect();
+    assert_eq!(found, [(2, 0), (4, 1), (5, 0), (9, 0)]);
+    let numbers: Vec<_> = rows.iter().map(|row| row.get_i64("n").unwrap()).collect();
+    assert_eq!(numbers, (numbers[0]..numbers[0] + 4).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_schema_change_is_its_text_and_who_ran_it_where_the_server_tells() {
+    let audit = Audit::of("ddls").await;
+    let mut session = audit.session().await;
+    let thread: i64 = session.query_first("SELECT CONNECTION_ID()").await.unwrap().unwrap();
+    let texts = [
+        ("CREATE TABLE t (id INT PRIMARY KEY) COMMENT 'größe'", "t"),
+        ("ALTER TABLE `t` ADD COLUMN (a INT, b INT)", "t"),
+        ("CREATE INDEX i ON ddls.t (a)", "t"),
+        ("RENAME TABLE t TO u", "t"),
+        ("TRUNCATE u", "u"),
+        ("DROP TABLE u", "u"),
+    ];
+    for (text, _) in texts {
+        run(&mut session, &[text]).await;
+    }
+    run(&mut session, &["CREATE PROCEDURE p() SELECT 1"]).await;
+    let documents = audit.documents().await;
+    assert_eq!(documents.len(), texts.len() + 1, "{documents:#?}");
+    for (document, (text, table)) in documents.iter().zip(texts) {
+        assert_eq!(keys(document), ["_id", "n", "ts", "op", "meta"]);
+        assert_eq!(op(document), "ddl");
+        let meta = meta(document);
+        assert_eq!(keys(meta), meta_keys(false, &["query"]));
+        // The server completes some statements with words of its own.
+        let query = meta.get_str("query").unwrap();
+        assert!(query.starts_with(text) || (text.starts_with("DROP") && query.contains("`u`")), "{query}");
+        assert_eq!(meta.get_str("tbl").unwrap(), table);
+        assert_eq!(meta.get_i64("row").unwrap(), 0);
+        assert_eq!(meta.get_i64("thread_id").unwrap(), thread);
+    }
+    let procedure = meta(&documents[texts.len()]);
+    assert_eq!(keys(procedure), meta_keys(false, &["user", "query"]));
+    assert!(procedure.get_str("user").unwrap().starts_with("root@"), "{procedure}");
+    assert!(procedure.get_str("query").unwrap().contains("PROCEDURE"), "{procedure}");
+    assert_ids(&documents);
+}
+
+#[tokio::test]
+async fn create_table_select_is_a_schema_change_and_its_rows_in_one_transaction() {
+    let audit = Audit::of("ctas").await;
+    let mut session = audit.session().await;
+    run(
+        &mut session,
+        &[
+            "CREATE TABLE source (id INT PRIMARY KEY, name VARCHAR(9))",
+            "INSERT INTO source VALUES (1, 'a'), (2, 'b')",
+            "CREATE TABLE copy SELECT * FROM source",
+        ],
+    )
+    .await;
+    let documents = audit.documents().await;
+    let copied = &documents[documents.len() - 3..];
+    assert_eq!(copied.iter().map(op).collect::<Vec<_>>(), ["ddl", "insert", "insert"]);
+    assert!(copied.iter().all(|document| meta(document).get_str("tbl").unwrap() == "copy"));
+    let rows: Vec<_> = copied.iter().map(|document| meta(document).get_i64("row").unwrap()).collect();
+    let statements: Vec<_> = copied.iter().map(|document| meta(document).get_i64("stmt").unwrap()).collect();
+    assert_eq!((rows, statements), (vec![0, 1, 2], vec![0, 1, 1]));
+    assert!(copied.windows(2).all(|pair| meta(&pair[0]).get("gtid") == meta(&pair[1]).get("gtid")));
+    let ddl = meta(&copied[0]).get_str("query").unwrap();
+    assert!(ddl.starts_with("CREATE TABLE `copy` ("), "{ddl}");
+    assert_eq!(meta(&copied[1]).get_str("query").unwrap(), "CREATE TABLE copy SELECT * FROM source");
+    assert!(!meta(&copied[2]).contains_key("query"));
+    assert_eq!(copied[2].get_document("after").unwrap(), &doc! { "id": 2, "name": "b" });
+    assert_ids(&documents);
+}
+
+#[tokio::test]
+async fn xa_rows_stand_at_prepare_and_what_became_of_them_follows() {
+    let audit = Audit::of("xa").await;
+    let mut session = audit.session().await;
+    run(
+        &mut session,
+        &[
+            "CREATE TABLE t (id INT PRIMARY KEY)",
+            "XA START 'kept','q',7",
+            "INSERT INTO t VALUES (1), (2)",
+            "XA END 'kept','q',7",
+            "XA PREPARE 'kept','q',7",
+            "XA COMMIT 'kept','q',7",
+            "XA START 'dropped'",
+            "INSERT INTO t VALUES (3)",
+            "XA END 'dropped'",
+            "XA PREPARE 'dropped'",
+            "XA ROLLBACK 'dropped'",
+            "XA START 'at once'",
+            "INSERT INTO t VALUES (4)",
+            "XA END 'at once'",
+            "XA COMMIT 'at once' ONE PHASE",
+        ],
+    )
+    .await;
+    let documents = audit.rows().await;
+    assert_eq!(
+        documents.iter().map(op).collect::<Vec<_>>(),
+        ["insert", "insert", "xa_commit", "insert", "xa_rollback", "insert"],
+        "{documents:#?}"
+    );
+    let [first, second, commit, third, rollback, fourth] = &documents[..] else { unreachable!() };
+    // As the server writes it: X'gtrid',X'bqual',formatID.
+    let kept = format!("X'{}',X'71',7", hex(b"kept"));
+    let dropped = format!("X'{}',X'',1", hex(b"dropped"));
+    for (document, xid) in [(first, &kept), (second, &kept), (commit, &kept), (third, &dropped), (rollback, &dropped)] {
+        assert_eq!(meta(document).get_str("xid").unwrap_or_default(), xid, "{document}");
+    }
+    assert_eq!(keys(meta(first)), meta_keys(true, &["schema", "query", "xid"]));
+    assert_eq!(keys(meta(second)), meta_keys(true, &["schema", "xid"]));
+    assert_eq!(keys(commit), ["_id", "n", "ts", "op", "meta"]);
+    assert_eq!(keys(meta(commit)), meta_keys(false, &["query", "xid"]));
+    assert_eq!(meta(commit).get_str("query").unwrap(), format!("XA COMMIT {kept}"));
+    assert_eq!(meta(rollback).get_str("query").unwrap(), format!("XA ROLLBACK {dropped}"));
+    assert_ne!(meta(first).get("gtid"), meta(commit).get("gtid"), "prepare and commit are two transactions");
+    assert_eq!(fourth.get_document("after").unwrap(), &doc! { "id": 4 });
+    assert_ids(&documents);
+}
+
+#[tokio::test]
+async fn a_change_logged_as_its_statement_is_recorded_as_its_statement() {
+    let audit = Audit::of("statements").await;
+    let mut session = audit.session().await;
+    run(
+        &mut session,
+        &[
+            "CREATE TABLE t (id INT PRIMARY KEY, v INT)",
+            "SET SESSION binlog_format = STATEMENT",
+            "BEGIN",
+            "INSERT INTO t VALUES (1, 1)",
+            "UPDATE t SET v = v + 1",
+            "COMMIT",
+            "SET SESSION binlog_format = ROW",
+            "INSERT INTO t VALUES (2, 2)",
+        ],
+    )
+    .await;
+    let documents = audit.rows().await;
+    assert_eq!(documents.iter().map(op).collect::<Vec<_>>(), ["statement", "statement", "insert"]);
+    for (index, text) in ["INSERT INTO t VALUES (1, 1)", "UPDATE t SET v = v + 1"].into_iter().enumerate() {
+        let document = &documents[index];
+        let index = i64::try_from(index).unwrap();
+        assert_eq!(keys(document), ["_id", "n", "ts", "op", "meta"]);
+        assert_eq!(keys(meta(document)), meta_keys(false, &["query"]));
+        assert_eq!(meta(document).get_str("query").unwrap(), text);
+        assert_eq!((meta(document).get_i64("row").unwrap(), meta(document).get_i64("stmt").unwrap()), (index, index));
+    }
+    assert!(audit.daemon.has_logged("a data change was logged as its statement"), "an operator is told");
+    assert_ids(&documents);
+}
+
+#[tokio::test]
+async fn text_in_any_script_and_character_set_reads_the_same() {
+    let audit = Audit::of("scripts").await;
+    let mut session = audit.session().await;
+    let texts = [
+        ("utf8mb4", "नमस्ते 世界 🦀 مرحبا Здравствуй"),
+        ("utf8mb3", "ελληνικά"),
+        ("latin1", "Käse für 5 €"),
+        ("cp1251", "Привет"),
+        ("koi8r", "Привет"),
+        ("sjis", "こんにちは"),
+        ("gbk", "你好"),
+        ("big5", "你好"),
+        ("euckr", "안녕하세요"),
+        ("hebrew", "שלום"),
+        ("utf16", "𝄞 clef"),
+        ("ucs2", "Пример"),
+        ("utf32", "🦀"),
+    ];
+    let columns: Vec<_> = texts.iter().map(|(charset, _)| format!("`ü_{charset}` VARCHAR(60) CHARACTER SET {charset}")).collect();
+    run(&mut session, &["SET NAMES utf8mb4", &format!("CREATE TABLE `größe_表` (id INT PRIMARY KEY, {})", columns.join(", "))]).await;
+    let values: Vec<_> = texts.iter().map(|(_, text)| format!("'{text}'")).collect();
+    let statement = format!("INSERT INTO `größe_表` VALUES (1, {})", values.join(", "));
+    run(&mut session, &[&statement]).await;
+    let rows = audit.rows().await;
+    assert_eq!(rows.len(), 1);
+    let mut expected = doc! { "id": 1 };
+    for (charset, text) in texts {
+        expected.insert(format!("ü_{charset}"), text);
+    }
+    assert_eq!(rows[0].get_document("after").unwrap(), &expected);
+    assert_eq!(meta(&rows[0]).get_str("tbl").unwrap(), "größe_表");
+    assert_eq!(meta(&rows[0]).get_str("query").unwrap(), statement);
+}
+
+#[tokio::test]
+async fn the_filters_leave_rows_out_and_change_nothing_of_the_others() {
+    let audit = Audit::of("filters").await;
+    audit.daemon.kill9();
+    let mut session = audit.session().await;
+    let start = audit.mysqld.executed_gtid().await;
+    run(
+        &mut session,
+        &[
+            "CREATE TABLE kept (id INT PRIMARY KEY)",
+            "CREATE TABLE noise (id INT PRIMARY KEY)",
+            "CREATE TABLE secret_kept (id INT PRIMARY KEY)",
+            "BEGIN",
+            "INSERT INTO noise VALUES (1), (2)",
+            "INSERT INTO kept VALUES (1)",
+            "INSERT INTO secret_kept VALUES (1)",
+            "DELETE kept, noise FROM kept JOIN noise USING (id)",
+            "COMMIT",
+            "INSERT INTO noise VALUES (7)",
+            "RENAME TABLE noise TO was_noise",
+            "RENAME TABLE was_noise TO kept_now",
+            "INSERT INTO kept_now VALUES (8)",
+        ],
+    )
+    .await;
+    // The same source, once with everything and once filtered, one after the other: two replicas of one name would cut
+    // each other off.
+    let everything = Settings::new(audit.mysqld, audit.mongod).set("START_FROM", &start).set("INCLUDE_REGEX", r"^filters\.");
+    let filtered = Settings::new(audit.mysqld, audit.mongod)
+        .set("START_FROM", &start)
+        .set("INCLUDE_REGEX", r"^filters\..*kept")
+        .set("EXCLUDE_REGEX", r"\.secret_");
+    let mut found = Vec::new();
+    for settings in [&everything, &filtered] {
+        let daemon = Daemon::start(settings);
+        caught_up(audit.mysqld, audit.mongod, settings.database()).await;
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.wait_exit(SOON).await.0, 0);
+        let target = audit.mongod.database(settings.database()).await;
+        let of_this_test = doc! { "meta.db": "filters" };
+        found.push(mongo::find(&target.collection(mongo::CHANGES), of_this_test, doc! { "n": 1 }).await);
+    }
+    let [all, some] = &found[..] else { unreachable!() };
+    let name = |document: &Document| format!("{} {}", op(document), meta(document).get_str("tbl").unwrap());
+    assert_eq!(
+        some.iter().map(name).collect::<Vec<_>>(),
+        ["ddl kept", "insert kept", "delete kept", "ddl was_noise", "insert kept_now"],
+        "a rename is recorded when one of its names is"
+    );
+    // All but the number and the place of the statement's text is the same to the byte.
+    let core = |document: &Document| {
+        let mut document = document.clone();
+        document.remove("n");
+        document.get_document_mut("meta").unwrap().remove("query");
+        document
+    };
+    let all: std::collections::BTreeMap<_, _> =
+        all.iter().map(|document| (document.get_str("_id").unwrap().to_owned(), core(document))).collect();
+    for document in some {
+        assert_eq!(all.get(document.get_str("_id").unwrap()), Some(&core(document)));
+    }
+    assert!(all.len() >= some.len() + 5, "the other run did record what this one left out");
+    let inserted = some.iter().find(|document| name(document) == "insert kept").unwrap();
+    assert_eq!(meta(inserted).get_i64("row").unwrap(), 2, "the two filtered rows before it count");
+}
+
+// --- what stands beside them
+
+#[tokio::test]
+async fn a_schema_version_stands_once_and_says_how_to_read_the_row() {
+    let audit = Audit::of("versions").await;
+    let mut session = audit.session().await;
+    run(
+        &mut session,
+        &[
+            "CREATE TABLE t (id BIGINT UNSIGNED, name VARCHAR(20) CHARACTER SET latin1, kind ENUM('a','ü') CHARACTER SET utf8mb4, \
+             marks SET('x','y'), price DECIMAL(10,2), at TIMESTAMP(3) NULL, raw VARBINARY(8), extra JSON, PRIMARY KEY (name, id))",
+            "CREATE TABLE bare (a TINYINT)",
+            "INSERT INTO t (id, name) VALUES (1, 'a')",
+            "INSERT INTO t (id, name) VALUES (2, 'b')",
+            "INSERT INTO bare VALUES (1)",
+        ],
+    )
+    .await;
+    let rows = audit.rows().await;
+    let schemas = mongo::find(&audit.target.collection(mongo::SCHEMAS), doc! {}, doc! {}).await;
+    assert_eq!(schemas.len(), 2, "one for each table, however many rows: {schemas:#?}");
+    let schema_of = |row: &Document| {
+        let id = meta(row).get_str("schema").unwrap();
+        schemas.iter().find(|schema| schema.get_str("_id").unwrap() == id).unwrap()
+    };
+    let of_t = schema_of(&rows[0]);
+    assert_eq!(schema_of(&rows[1]), of_t);
+    let id = of_t.get_str("_id").unwrap();
+    assert!(id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    assert_eq!(keys(of_t), ["_id", "columns", "key"]);
+    let columns = vec![
+        doc! { "name": "id", "type": "bigint", "unsigned": true },
+        doc! { "name": "name", "type": "varchar(20)", "charset": "latin1" },
+        doc! { "name": "kind", "type": "enum", "charset": "utf8mb4", "labels": ["a", "ü"] },
+        doc! { "name": "marks", "type": "set", "charset": "utf8mb4", "labels": ["x", "y"] },
+        doc! { "name": "price", "type": "decimal(10,2)" },
+        doc! { "name": "at", "type": "timestamp(3)" },
+        doc! { "name": "raw", "type": "varbinary(8)" },
+        doc! { "name": "extra", "type": "json" },
+    ];
+    assert_eq!(of_t.get_array("columns").unwrap(), &columns.into_iter().map(Bson::Document).collect::<Vec<_>>());
+    assert_eq!(of_t.get_array("key").unwrap(), &vec![Bson::from("name"), Bson::from("id")]);
+    let bare = schema_of(&rows[2]);
+    assert_eq!(bare.get_array("columns").unwrap(), &vec![Bson::Document(doc! { "name": "a", "type": "tinyint" })]);
+    assert!(bare.get_array("key").unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_offset_has_its_shape_and_moves_with_what_is_filtered_and_when_nothing_happens() {
+    // A server of its own: it must be idle.
+    let (mysqld, mongod) = tokio::join!(Mysqld::start(), Mongod::shared());
+    mysqld.exec("CREATE DATABASE kept; CREATE DATABASE noise; CREATE TABLE kept.t (id INT); CREATE TABLE noise.t (id INT)").await;
+    let settings = Settings::new(&mysqld, mongod).set("INCLUDE_REGEX", r"^kept\.");
+    let daemon = Daemon::start(&settings);
+    mysqld.exec("INSERT INTO kept.t VALUES (1), (2)").await;
+    caught_up(&mysqld, mongod, settings.database()).await;
+    let target = mongod.database(settings.database()).await;
+    let first = mongo::offset(&target).await.unwrap();
+    assert_eq!(
+        sorted(keys(&first)),
+        sorted(vec![
+            "_id", "gtid", "file", "pos", "server_uuid", "flavor", "batch", "n", "epoch", "partial", "ts", "updatedAt", "session"
+        ])
+    );
+    let kinds: std::collections::BTreeMap<_, _> = types(&first).into_iter().collect();
+    for name in ["_id", "gtid", "file", "server_uuid", "flavor"] {
+        assert_eq!(kinds[name], ElementType::String, "{name}");
+    }
+    for name in ["pos", "batch", "n", "epoch"] {
+        assert_eq!(kinds[name], ElementType::Int64, "{name}");
+    }
+    for name in ["ts", "updatedAt"] {
+        assert_eq!(kinds[name], ElementType::DateTime, "{name}");
+    }
+    assert_eq!((kinds["partial"], kinds["session"]), (ElementType::Null, ElementType::EmbeddedDocument));
+    assert_eq!(first.get_str("_id").unwrap(), format!("mysql://{}", mysqld.addr()));
+    assert_eq!(first.get_str("gtid").unwrap(), mysqld.executed_gtid().await);
+    assert_eq!(first.get_str("flavor").unwrap(), "mysql");
+    assert_eq!(first.get_str("server_uuid").unwrap(), mysqld.query_one::<String>("SELECT @@server_uuid").await);
+    let documents = mongo::changes(&target).await;
+    let last = documents.last().unwrap();
+    assert_eq!(first.get("n"), last.get("n"));
+    assert_eq!(first.get("ts"), last.get("ts"));
+    assert_eq!(first.get_i64("n").unwrap(), i64::try_from(documents.len()).unwrap());
+    let (file, position): (String, i64) = {
+        let row: mysql_async::Row = mysqld.query_one("SHOW BINARY LOG STATUS").await;
+        (row.get(0).unwrap(), row.get(1).unwrap())
+    };
+    assert_eq!((first.get_str("file").unwrap(), first.get_i64("pos").unwrap()), (file.as_str(), position));
+
+    // What leaves no document moves it all the same, within a second or two.
+    mysqld.exec("INSERT INTO noise.t VALUES (1)").await;
+    caught_up(&mysqld, mongod, settings.database()).await;
+    let second = mongo::offset(&target).await.unwrap();
+    assert!(second.get_datetime("updatedAt").unwrap() > first.get_datetime("updatedAt").unwrap());
+    assert!(second.get_i64("pos").unwrap() > first.get_i64("pos").unwrap());
+    assert_eq!(second.get("n"), first.get("n"));
+    assert_eq!(mongo::changes(&target).await.len(), documents.len());
+
+    // And so does time alone; 30 s are promised.
+    wait_until("updatedAt moves on an idle source", Duration::from_secs(30), async || {
+        let now = mongo::offset(&target).await.unwrap();
+        now.get_datetime("updatedAt").unwrap() > second.get_datetime("updatedAt").unwrap()
+    })
+    .await;
+    let third = mongo::offset(&target).await.unwrap();
+    assert_eq!((third.get("gtid"), third.get("n")), (second.get("gtid"), second.get("n")));
+    assert!(daemon.is_running());
+}
+
+#[tokio::test]
+async fn a_staged_batch_has_its_shape_is_recovered_and_an_archived_one_says_why() {
+    let (mysqld, mongod) = tokio::join!(Mysqld::start(), Mongod::shared());
+    mysqld.exec("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await;
+    let settings = Settings::new(&mysqld, mongod).set("SOURCE_ID", "the source");
+    let daemon = Daemon::start(&settings);
+    caught_up(&mysqld, mongod, settings.database()).await;
+    let target = mongod.database(settings.database()).await;
+    let before = mongo::offset(&target).await.unwrap();
+
+    // A collection that takes nothing: what is staged stays staged.
+    set_validator(&target, doc! { "impossible": true }).await;
+    mysqld.exec("INSERT INTO shop.t VALUES (1), (2)").await;
+    assert_eq!(daemon.wait_exit(SOON).await.0, 3);
+    let collection: Collection<Document> = target.collection(mongo::STAGING);
+    let staged = mongo::find(&collection, doc! {}, doc! {}).await;
+    assert_eq!(staged.len(), 1);
+    let staged = &staged[0];
+    for name in ["_id", "source", "batch", "status", "createdAt", "count", "events", "next", "sha256"] {
+        assert!(staged.contains_key(name), "{name} is missing");
+    }
+    assert!(!staged.contains_key("note"), "a note is for archived ones");
+    let batch = before.get_i64("batch").unwrap() + 1;
+    assert_eq!(staged.get_str("_id").unwrap(), format!("the source#{batch}"));
+    assert_eq!((staged.get_str("source").unwrap(), staged.get_i64("batch").unwrap()), ("the source", batch));
+    assert_eq!((staged.get_str("status").unwrap(), staged.get_i64("count").unwrap()), ("pending", 2));
+    assert!(matches!(staged.get("createdAt"), Some(Bson::DateTime(_))));
+    let next = staged.get_document("next").unwrap();
+    assert_eq!(next.get_str("gtid").unwrap(), mysqld.executed_gtid().await);
+    assert_eq!((next.get_i64("batch").unwrap(), next.get_i64("n").unwrap()), (batch, before.get_i64("n").unwrap() + 2));
+    let events: Vec<_> = staged.get_array("events").unwrap().iter().map(|event| event.as_document().unwrap().clone()).collect();
+    let mut digest = Sha256::new();
+    for event in &events {
+        digest.update(mongodb::bson::serialize_to_vec(event).unwrap());
+    }
+    assert_eq!(staged.get_str("sha256").unwrap(), hex(&digest.finalize()), "over the documents, in order");
+
+    // The next start finishes it, and the documents are the staged ones.
+    set_validator(&target, doc! {}).await;
+    let daemon = Daemon::start(&settings);
+    daemon.wait_for_log("Recovering 1 pending batches", SOON).await;
+    daemon.wait_for_log("Connected to MySQL", SOON).await;
+    assert_eq!(collection.count_documents(doc! {}).await.unwrap(), 0);
+    let documents = mongo::changes(&target).await;
+    assert_eq!(documents[documents.len() - 2..], events[..]);
+    caught_up(&mysqld, mongod, settings.database()).await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait_exit(SOON).await.0, 0);
+
+    // One that is covered already is set aside, with the reason, and nothing is written twice.
+    collection.insert_one(staged).await.unwrap();
+    let daemon = Daemon::start(&settings);
+    daemon.wait_for_log("Connected to MySQL", SOON).await;
+    let archived = mongo::find(&collection, doc! {}, doc! {}).await;
+    assert_eq!(archived.len(), 1);
+    assert_eq!(archived[0].get_str("status").unwrap(), "archived");
+    assert!(archived[0].get_str("note").unwrap().starts_with("covered by the offset"), "{}", archived[0]);
+    assert_eq!(archived[0].get_array("events").unwrap(), staged.get_array("events").unwrap());
+    assert_eq!(mongo::changes(&target).await, documents);
+}
+
+#[tokio::test]
+async fn the_indexes_are_the_designed_ones_and_only_archived_batches_expire() {
+    // A server of its own: its TTL thread is told to hurry.
+    let (mysqld, mongod) = tokio::join!(shared_mysqld(), Mongod::start());
+    let settings = Settings::new(mysqld, &mongod).set("START_FROM", "current");
+    let daemon = Daemon::start(&settings);
+    daemon.wait_for_log("Connected to MySQL", SOON).await;
+    let target = mongod.database(settings.database()).await;
+    let names: Vec<_> = sorted_names(target.list_collection_names().await.unwrap());
+    assert_eq!(names, ["binlog_offsets", "row_changes", "row_changes_schemas", "row_changes_staging", "row_changes_values"]);
+    let id = doc! { "key": { "_id": 1 } };
+    assert_eq!(
+        indexes(&target, mongo::CHANGES).await,
+        [
+            id.clone(),
+            doc! { "key": { "meta.pk": 1, "meta.db": 1, "meta.tbl": 1 } },
+            doc! { "key": { "meta.source": 1, "n": 1 }, "unique": true },
+            doc! { "key": { "ts": 1 } },
+        ]
+    );
+    assert_eq!(
+        indexes(&target, mongo::STAGING).await,
+        [
+            id.clone(),
+            doc! { "key": { "createdAt": 1 }, "expireAfterSeconds": 604_800, "partialFilterExpression": { "status": "archived" } },
+            doc! { "key": { "status": 1 } },
+        ]
+    );
+    for name in [mongo::SCHEMAS, mongo::VALUES, mongo::OFFSETS] {
+        assert_eq!(indexes(&target, name).await, [id.clone()], "{name}");
+    }
+
+    // The index means what it says: of two old ones the pending one stays.
+    let collection: Collection<Document> = target.collection(mongo::STAGING);
+    let long_ago = DateTime::from(SystemTime::now() - Duration::from_secs(8 * 24 * 60 * 60));
+    let old = |id: &str, status: &str| doc! { "_id": id, "source": "another", "status": status, "createdAt": long_ago };
+    collection.insert_many([old("a", "archived"), old("p", "pending")]).await.unwrap();
+    mongod.admin(doc! { "setParameter": 1, "ttlMonitorSleepSecs": 1 }).await;
+    wait_until("the archived batch expires", Duration::from_secs(90), async || {
+        collection.count_documents(doc! { "_id": "a" }).await.unwrap() == 0
+    })
+    .await;
+    assert_eq!(collection.count_documents(doc! { "_id": "p" }).await.unwrap(), 1);
+}
+
+fn sorted_names(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names
+}
+
+/// The indexes of a collection, by key, without what MongoDB adds by itself.
+async fn indexes(database: &Database, collection: &str) -> Vec<Document> {
+    let answer = database.run_command(doc! { "listIndexes": collection }).await.unwrap();
+    let batch = answer.get_document("cursor").unwrap().get_array("firstBatch").unwrap();
+    let mut found: Vec<_> = batch.iter().map(|index| index.as_document().unwrap().clone()).collect();
+    for index in &mut found {
+        index.remove("v");
+        index.remove("name");
+    }
+    found.sort_by_key(|index| index.get_document("key").unwrap().keys().next().cloned());
+    // The order of an index's own fields is MongoDB's.
+    for index in &mut found {
+        *index = index.clone().into_iter().collect::<std::collections::BTreeMap<_, _>>().into_iter().collect();
+        if let Some(key) = index.remove("key") {
+            let rest = std::mem::take(index);
+            index.insert("key", key);
+            index.extend(rest);
+        }
+        if let Some(Bson::Int64(seconds)) = index.get("expireAfterSeconds").cloned() {
+            index.insert("expireAfterSeconds", i32::try_from(seconds).unwrap());
+        }
+    }
+    found
+}
+
+async fn set_validator(database: &Database, validator: Document) {
+    database.run_command(doc! { "collMod": mongo::CHANGES, "validator": validator }).await.unwrap();
+}
+
+// --- the log
+
+#[tokio::test]
+async fn operators_find_the_words_they_search_for() {
+    let (mysqld, mongod) = tokio::join!(Mysqld::start(), Mongod::shared());
+    mysqld.exec("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await;
+    let earliest = Settings::new(&mysqld, mongod).set("SOURCE_ID", "earliest");
+    let current = Settings::new(&mysqld, mongod).set("SOURCE_ID", "current").set("START_FROM", "current");
+
+    let daemon = Daemon::start(&current);
+    let line = daemon.wait_for_log("Starting from current position", SOON).await;
+    assert!(line.contains(" INFO Starting from current position"), "{line}");
+    assert!(line.contains(&mysqld.executed_gtid().await), "{line}");
+    daemon.wait_for_log(" INFO Connected to MySQL", SOON).await;
+    drop(daemon);
+
+    let daemon = Daemon::start(&earliest);
+    for words in ["Connected to MongoDB", "Starting from GTID", "Resuming from saved GTID", "Connected to MySQL"] {
+        let line = daemon.wait_for_log(words, SOON).await;
+        let (time, message) = line.split_once(' ').unwrap();
+        assert!(message.trim_start().starts_with(&format!("INFO {words}")), "{line}");
+        // RFC 3339, in the zone of TZ.
+        assert!(time.len() == "2026-01-01T00:00:00.000+00:00".len() && time.as_bytes()[10] == b'T', "{time}");
+    }
+    assert!(!daemon.has_logged("Starting from current position"));
+    mysqld.exec("INSERT INTO shop.t VALUES (1); ALTER TABLE shop.t ADD COLUMN a INT FIRST; INSERT INTO shop.t VALUES (1, 2)").await;
+    let line = daemon.wait_for_log("Schema changed", SOON).await;
+    assert!(line.contains("shop.t"), "{line}");
+    // And back: that is a change too, to a version that was there before.
+    mysqld.exec("ALTER TABLE shop.t DROP COLUMN a; INSERT INTO shop.t VALUES (3)").await;
+    caught_up(&mysqld, mongod, earliest.database()).await;
+    let changes = daemon.logs().iter().filter(|line| line.contains("Schema changed")).count();
+    assert_eq!(changes, 2, "{:#?}", daemon.logs());
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait_exit(SOON).await.0, 0);
+    assert!(daemon.has_logged("Flushing 0 remaining events"), "{:#?}", daemon.logs());
+    assert!(daemon.has_logged("Shutdown complete"));
+
+    // The next start goes on where the first ended: the position is named, and nothing is chosen anew.
+    let daemon = Daemon::start(&earliest.clone().set("TZ", "Asia/Kolkata"));
+    let line = daemon.wait_for_log("Resuming from saved GTID", SOON).await;
+    assert!(line.contains(&mysqld.executed_gtid().await), "{line}");
+    assert!(line.split(' ').next().unwrap().ends_with("+05:30"), "{line}");
+    daemon.wait_for_log("Connected to MySQL", SOON).await;
+    assert!(!daemon.has_logged("Starting from"), "{:#?}", daemon.logs());
+    drop(daemon);
+
+    // As JSON, for machines: the same words.
+    let daemon = Daemon::start(&earliest.set("LOG_FORMAT", "json"));
+    let line = daemon.wait_for_log("Connected to MySQL", SOON).await;
+    let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&parsed["message"], &parsed["level"]), (&"Connected to MySQL".into(), &"INFO".into()));
+    assert_eq!(parsed["version"], serde_json::Value::from(mysqld.query_one::<String>("SELECT @@version").await));
+    let user = mysql::USER;
+    assert!(!daemon.logs().iter().any(|line| line.contains(mysql::PASSWORD)), "the password of {user} is no news");
+}

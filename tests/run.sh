@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Everything that must be green before a change is taken, from a clean clone and without anything installed by hand:
+# format, lints, dependencies, and all tests against real servers. CI runs this and nothing else.
+#
+#   tests/run.sh                all of it
+#   tests/run.sh ARGUMENTS…     the arguments go to `cargo test`, for example: tests/run.sh --test fold
+#
+# The tests that need no server run in seconds by themselves: cargo test --lib
+#
+# cargo test comes last, so that its summary is the last thing printed.
+
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '\n== %s\n' "$*" >&2; }
+die() { printf 'run: error: %s\n' "$*" >&2; exit 1; }
+
+main() {
+    require_rust
+
+    say "servers and build tools"
+    local servers
+    servers=$(tests/servers.sh --test)
+    set -a # what follows is for the test processes
+    eval "$servers"
+    set +a
+
+    say "cargo fmt --check"
+    cargo fmt --check
+
+    say "cargo clippy"
+    cargo clippy --locked --all-targets --all-features -- -D warnings
+
+    check_dependencies
+
+    say "cargo test"
+    # Each test has servers of its own, and its time limits are real: more of them at once than this starve each other.
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(at_most 4 "$(nproc)")}
+    exec cargo test --locked --features failpoints "$@"
+}
+
+require_rust() {
+    # rustup writes its PATH into a login shell's profile; CI has no login shell.
+    type -P cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+    type -P cargo >/dev/null || die "cargo is not on PATH; Rust comes from https://rustup.rs"
+    local component
+    for component in fmt clippy; do
+        cargo "$component" --version >/dev/null 2>&1 && continue
+        say "installing cargo $component"
+        rustup component add "${component/#fmt/rustfmt}" || die "cargo $component is missing"
+    done
+}
+
+# Licenses, banned crates and sources need nothing but cargo-deny; advisories also their database, which is on GitHub.
+check_dependencies() {
+    if ! cargo deny --version >/dev/null 2>&1; then
+        say "cargo deny: skipped, cargo-deny is not installed (cargo install --locked cargo-deny)"
+        return
+    fi
+    say "cargo deny check bans licenses sources"
+    cargo deny --all-features --config deploy/deny.toml check bans licenses sources
+
+    if timeout 120 cargo deny --all-features --config deploy/deny.toml fetch db >/dev/null 2>&1; then
+        say "cargo deny check advisories"
+        cargo deny --all-features --offline --config deploy/deny.toml check advisories
+    else
+        say "cargo deny check advisories: skipped, their database cannot be reached"
+    fi
+}
+
+at_most() { echo $(($1 < $2 ? $1 : $2)); }
+
+main "$@" </dev/null

