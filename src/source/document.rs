@@ -20,8 +20,8 @@ use crate::config::Config;
 use crate::event::{Change, ChangeEvent, Operation, SchemaVersion, TransactionContext};
 use crate::large_value::{LargeKind, LargeValue};
 
-/// Tables whose last schema is remembered for the log line `Schema changed`. Beyond it the memory starts afresh, which costs
-/// a log line and nothing else.
+/// Tables whose last schema is remembered. Beyond it the memory starts afresh, which costs a little work and a line
+/// `Schema changed`.
 const KNOWN_TABLES: usize = 100_000;
 
 /// The table id of a rows event that holds no rows and only ends a statement.
@@ -146,12 +146,10 @@ pub(super) struct Documents {
     exclude: Regex,
     limits: Limits,
     schemas: SchemaCache,
-    /// What follows from a schema, by the address of the schema, which each entry keeps alive.
-    tables: HashMap<usize, Arc<Table>>,
+    /// What follows from the last schema of each table, by `database.table`.
+    tables: HashMap<String, Arc<Table>>,
     /// The table maps of the statement being read; they are void at its end.
     statement_tables: Vec<(u64, Arc<Table>)>,
-    /// The last schema version of each table, by `database.table`.
-    last_versions: HashMap<String, String>,
     scratch: Scratch,
     changed: Vec<u8>,
     undecodable: u64,
@@ -179,7 +177,6 @@ impl Documents {
             schemas: SchemaCache::new(),
             tables: HashMap::new(),
             statement_tables: Vec::new(),
-            last_versions: HashMap::new(),
             scratch: Scratch::default(),
             changed: Vec::new(),
             undecodable: 0,
@@ -200,51 +197,46 @@ impl Documents {
     pub(super) fn table_map(&mut self, body: &[u8]) -> Result<(), DecodeError> {
         let schema = self.schemas.table_map(body)?;
         let table_id = Reader::new(body).unsigned(6, "table id")?;
-        let address = Arc::as_ptr(&schema) as usize;
-        let table = match self.tables.get(&address) {
-            Some(table) => Arc::clone(table),
-            None => self.note_table(address, schema),
+        let table = match self.tables.get(&schema.full_name) {
+            Some(table) if Arc::ptr_eq(&table.schema, &schema) => Arc::clone(table),
+            _ => self.note_table(schema),
         };
         self.statement_tables.retain(|(id, _)| *id != table_id);
         self.statement_tables.push((table_id, table));
         Ok(())
     }
 
-    fn note_table(&mut self, address: usize, schema: Arc<TableSchema>) -> Arc<Table> {
+    fn note_table(&mut self, schema: Arc<TableSchema>) -> Arc<Table> {
         if self.tables.len() >= KNOWN_TABLES {
             self.tables.clear();
-            self.last_versions.clear();
         }
-        let included = self.includes(&schema.full_name);
-        if included {
-            let previous = self
-                .last_versions
-                .insert(schema.full_name.clone(), schema.id.clone());
-            if let Some(previous) = previous.filter(|previous| *previous != schema.id) {
+        let table = Arc::new(Table {
+            included: self.includes(&schema.full_name),
+            version: Arc::new(SchemaVersion {
+                id: schema.id.clone(),
+                document: schema.document(),
+            }),
+            schema,
+        });
+        let name = table.schema.full_name.clone();
+        let previous = self.tables.insert(name, Arc::clone(&table));
+        if table.included {
+            let previous = previous.filter(|previous| previous.schema.id != table.schema.id);
+            if let Some(previous) = previous {
                 tracing::info!(
-                    table = schema.full_name,
-                    from = previous,
-                    to = schema.id,
+                    table = table.schema.full_name,
+                    from = previous.schema.id,
+                    to = table.schema.id,
                     "Schema changed"
                 );
             }
-            if !schema.resolved {
+            if !table.schema.resolved {
                 tracing::warn!(
-                    table = schema.full_name,
+                    table = table.schema.full_name,
                     "the binlog does not name the columns (written with binlog_row_metadata=MINIMAL); recorded as @1, @2 …"
                 );
             }
         }
-        let version = Arc::new(SchemaVersion {
-            id: schema.id.clone(),
-            document: schema.document(),
-        });
-        let table = Arc::new(Table {
-            schema,
-            version,
-            included,
-        });
-        self.tables.insert(address, Arc::clone(&table));
         table
     }
 

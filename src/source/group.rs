@@ -281,8 +281,14 @@ impl Assembler {
             )),
             Statement::RollbackToSavepoint if group.begun => Ok(()),
             Statement::Rollback if group.begun => self.end(out),
-            Statement::XaCommit(_) if !group.begun => self.lone(Operation::XaCommit, text, &query, out),
-            Statement::XaRollback(_) if !group.begun => self.lone(Operation::XaRollback, text, &query, out),
+            Statement::XaCommit(id) if !group.begun => {
+                group.context.xid = Some(id.into());
+                self.lone(Operation::XaCommit, text, &query, out)
+            }
+            Statement::XaRollback(id) if !group.begun => {
+                group.context.xid = Some(id.into());
+                self.lone(Operation::XaRollback, text, &query, out)
+            }
             Statement::Other if !group.begun && text.as_str().is_some_and(statement::opens_transaction) => {
                 group.begun = true;
                 self.statement(Operation::Ddl, text, &query, out);

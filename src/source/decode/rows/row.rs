@@ -197,7 +197,11 @@ impl<'e, 'a> RowReader<'e, 'a> {
 
     /// Marks the columns with the most bytes in both images, until the rest fits `room`; lowers `room` so that the next call
     /// marks more. False when there was no column left to mark.
-    fn force_largest(&mut self, room: &mut usize, scratch: &mut Scratch) -> Result<bool, DecodeError> {
+    fn force_largest(
+        &mut self,
+        room: &mut usize,
+        scratch: &mut Scratch,
+    ) -> Result<bool, DecodeError> {
         let columns = &self.schema.columns;
         let mut lengths: Vec<(usize, usize)> = (0..columns.len()).map(|index| (0, index)).collect();
         self.walk(|index, length| {
@@ -207,7 +211,10 @@ impl<'e, 'a> RowReader<'e, 'a> {
         })?;
         let all: usize = lengths.iter().map(|(length, _)| length).sum();
         lengths.retain(|(length, index)| {
-            *length > 0 && columns.get(*index).is_some_and(|column| value::can_be_large(&column.kind))
+            *length > 0
+                && columns
+                    .get(*index)
+                    .is_some_and(|column| value::can_be_large(&column.kind))
         });
         lengths.sort_unstable_by(|(a, first), (b, second)| b.cmp(a).then(first.cmp(second)));
         scratch.forced.resize(columns.len(), false);

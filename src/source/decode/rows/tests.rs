@@ -376,8 +376,18 @@ fn a_row_that_grows_in_bson_is_kept_small_too() {
     }
     let rows = decode(30, &row, &schema, &Limits::default()).unwrap();
     assert_eq!(rows[0].large_values.len(), 4);
-    assert!(rows[0].large_values.iter().all(|value| value.bytes.starts_with(b"[1, 1, ")));
-    assert!(bson::serialize_to_vec(rows[0].after.as_ref().unwrap()).unwrap().len() <= 4 << 20);
+    assert!(
+        rows[0]
+            .large_values
+            .iter()
+            .all(|value| value.bytes.starts_with(b"[1, 1, "))
+    );
+    assert!(
+        bson::serialize_to_vec(rows[0].after.as_ref().unwrap())
+            .unwrap()
+            .len()
+            <= 4 << 20
+    );
 }
 
 #[test]
