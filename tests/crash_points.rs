@@ -101,6 +101,9 @@ impl Run {
     async fn new(mongod: &'static Mongod) -> Self {
         let mysqld = source().await;
         let settings = Settings::new(mysqld, mongod).set("BATCH_SIZE", 10);
+        // Runs read at the same time: under one name they would be one replica, of which the server serves the newest.
+        let name = format!("mysql://{}/{}", mysqld.addr(), settings.database());
+        let settings = settings.set("SOURCE_ID", name);
         Self { settings, mysqld, mongod }
     }
 

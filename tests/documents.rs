@@ -807,7 +807,7 @@ async fn a_staged_batch_has_its_shape_is_recovered_and_an_archived_one_says_why(
 #[tokio::test]
 async fn the_indexes_are_the_designed_ones_and_only_archived_batches_expire() {
     // A server of its own: its TTL thread is told to hurry.
-    let (mysqld, mongod) = tokio::join!(shared_mysqld(), Mongod::start());
+    let (mysqld, mongod) = tokio::join!(shared_mysqld(), Mongod::start_with(&["--setParameter", "ttlMonitorSleepSecs=1"]));
     let settings = Settings::new(mysqld, &mongod).set("START_FROM", "current");
     let daemon = Daemon::start(&settings);
     daemon.wait_for_log("Connected to MySQL", SOON).await;
@@ -841,7 +841,6 @@ async fn the_indexes_are_the_designed_ones_and_only_archived_batches_expire() {
     let long_ago = DateTime::from(SystemTime::now() - Duration::from_secs(8 * 24 * 60 * 60));
     let old = |id: &str, status: &str| doc! { "_id": id, "source": "another", "status": status, "createdAt": long_ago };
     collection.insert_many([old("a", "archived"), old("p", "pending")]).await.unwrap();
-    mongod.admin(doc! { "setParameter": 1, "ttlMonitorSleepSecs": 1 }).await;
     wait_until("the archived batch expires", Duration::from_secs(90), async || {
         collection.count_documents(doc! { "_id": "a" }).await.unwrap() == 0
     })

@@ -1,0 +1,371 @@
+//! A server that is not there yet, goes away, stands still, or cuts the connection: the daemon waits and goes on, exactly.
+//!
+//! In none of these may it exit, skip or double anything; each test ends with the fold. "Goes on" is a line of the log that
+//! comes once more, and an offset that reaches what MySQL has executed.
+
+mod common;
+mod load;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::servers::free_port;
+use common::{Daemon, Mongod, Mysqld, POLL, Settings, Signal, caught_up_within, fold, mongo, wait_until};
+use load::{Load, TABLES, create_tables};
+use mysql_async::Row;
+use mysql_async::prelude::Queryable;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// To work off what came in during an outage.
+const BACKLOG: Duration = Duration::from_secs(120);
+
+const STREAMING: &str = "Connected to MySQL";
+
+const WAITING: &str = "trying again";
+
+async fn start_servers() -> (Arc<Mysqld>, Mongod) {
+    let (mysqld, mongod) = tokio::join!(Mysqld::start(), Mongod::start());
+    create_tables(&mysqld).await;
+    (Arc::new(mysqld), mongod)
+}
+
+/// Batches small enough that there are many of them on their way, and no long pauses between two attempts.
+fn settings(mysqld: &Mysqld, mongod: &Mongod) -> Settings {
+    Settings::new(mysqld, mongod).set("BATCH_SIZE", 50).set("RETRY_MAX_DELAY", "1s")
+}
+
+/// A daemon that streams while clients write.
+async fn under_load(mysqld: &Arc<Mysqld>, settings: &Settings) -> (Daemon, Load) {
+    let daemon = Daemon::start(settings);
+    let load = Load::start(mysqld, 2);
+    daemon.wait_for_log(STREAMING, SOON).await;
+    load.more(100).await;
+    (daemon, load)
+}
+
+fn times_logged(daemon: &Daemon, text: &str) -> usize {
+    daemon.logs().iter().filter(|line| line.contains(text)).count()
+}
+
+/// It has connected to MySQL so many times.
+async fn streams_again(daemon: &Daemon, times: usize) {
+    wait_until("the daemon streams again", SOON, async || times_logged(daemon, STREAMING) >= times).await;
+}
+
+/// The very daemon that met the outage catches up; then it stops cleanly.
+async fn assert_goes_on_exactly(daemon: &Daemon, mysqld: &Mysqld, mongod: &Mongod, settings: &Settings) {
+    caught_up_within(mysqld, mongod, settings.database(), BACKLOG).await;
+    fold::assert_exact(mysqld, mongod, settings.database(), &TABLES).await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait_exit(SOON).await.0, 0, "it never stopped for the outage");
+}
+
+// --- not there yet
+
+#[tokio::test]
+async fn a_daemon_started_before_mysql_waits_for_it() {
+    let mongod = Mongod::shared().await;
+    let port = free_port();
+    let settings = {
+        let elsewhere = Mysqld::start().await;
+        settings(&elsewhere, mongod).set("MYSQL_ADDR", format!("127.0.0.1:{port}"))
+    };
+    let daemon = Daemon::start(&settings);
+    daemon.wait_for_log(WAITING, SOON).await;
+    let mysqld = Mysqld::start_at(port, &[]).await;
+    create_tables(&mysqld).await;
+    mysqld.exec("INSERT INTO load_test.keyed VALUES (1, 1, 'one')").await;
+    daemon.wait_for_log(STREAMING, SOON).await;
+    assert_goes_on_exactly(&daemon, &mysqld, mongod, &settings).await;
+}
+
+#[tokio::test]
+async fn a_daemon_started_before_mongodb_waits_for_it() {
+    let (mysqld, mongod) = start_servers().await;
+    mongod.kill();
+    let uri = format!("{}&serverSelectionTimeoutMS=500", mongod.uri());
+    let settings = settings(&mysqld, &mongod).set("MONGO_URI", uri);
+    let daemon = Daemon::start(&settings);
+    daemon.wait_for_log(WAITING, SOON).await;
+    mysqld.exec("INSERT INTO load_test.keyed VALUES (1, 1, 'one')").await;
+    mongod.start_again().await;
+    daemon.wait_for_log(STREAMING, SOON).await;
+    assert_goes_on_exactly(&daemon, &mysqld, &mongod, &settings).await;
+}
+
+// --- MySQL
+
+#[tokio::test]
+async fn mysql_killed_in_the_middle_of_the_load_is_read_on_when_it_is_back() {
+    let (mysqld, mongod) = start_servers().await;
+    let settings = settings(&mysqld, &mongod);
+    let (daemon, load) = under_load(&mysqld, &settings).await;
+    for round in 2..=4 {
+        mysqld.kill();
+        mysqld.start_again().await;
+        streams_again(&daemon, round).await;
+        load.more(50).await;
+    }
+    load.stop().await;
+    assert_goes_on_exactly(&daemon, &mysqld, &mongod, &settings).await;
+}
+
+#[tokio::test]
+async fn mysql_restarted_in_the_middle_of_the_load_is_read_on() {
+    let (mysqld, mongod) = start_servers().await;
+    let settings = settings(&mysqld, &mongod);
+    let (daemon, load) = under_load(&mysqld, &settings).await;
+    for round in 2..=3 {
+        mysqld.restart().await;
+        streams_again(&daemon, round).await;
+        load.more(50).await;
+    }
+    load.stop().await;
+    assert_goes_on_exactly(&daemon, &mysqld, &mongod, &settings).await;
+}
+
+#[tokio::test]
+async fn a_killed_dump_thread_is_replaced() {
+    let (mysqld, mongod) = start_servers().await;
+    let settings = settings(&mysqld, &mongod);
+    let (daemon, load) = under_load(&mysqld, &settings).await;
+    for round in 2..=6 {
+        assert!(kill_dump_threads(&mysqld).await > 0, "the daemon has a dump thread");
+        streams_again(&daemon, round).await;
+        load.more(20).await;
+    }
+    load.stop().await;
+    // Quiet now: cut off again and again without a transaction in between, it must not take that for damage.
+    for round in 7..=9 {
+        assert!(kill_dump_threads(&mysqld).await > 0, "the daemon has a dump thread");
+        streams_again(&daemon, round).await;
+    }
+    assert_goes_on_exactly(&daemon, &mysqld, &mongod, &settings).await;
+}
+
+/// The connection stays open and nothing comes, not even a heartbeat: nobody but the daemon notices.
+#[tokio::test]
+async fn mysql_that_stands_still_is_taken_for_dead_and_read_on_when_it_wakes_up() {
+    let (mysqld, mongod) = start_servers().await;
+    let settings = settings(&mysqld, &mongod);
+    let (daemon, load) = under_load(&mysqld, &settings).await;
+    mysqld.pause();
+    daemon.wait_for_log("not even a heartbeat", Duration::from_secs(60)).await;
+    mysqld.resume();
+    streams_again(&daemon, 2).await;
+    load.more(50).await;
+    load.stop().await;
+    assert_goes_on_exactly(&daemon, &mysqld, &mongod, &settings).await;
+}
+
+// --- MongoDB
+
+#[tokio::test]
+async fn mongodb_killed_in_the_middle_of_the_load_gets_everything_when_it_is_back() {
+    let (mysqld, mongod) = start_servers().await;
+    let settings = settings(&mysqld, &mongod);
+    let (daemon, load) = under_load(&mysqld, &settings).await;
+    for round in 1..=3 {
+        mongod.kill();
+        load.more(50).await;
+        mongod.start_again().await;
+        commits_more(&mongod, settings.database()).await;
+        assert!(daemon.is_running(), "round {round}");
+    }
+    load.stop().await;
+    assert_goes_on_exactly(&daemon, &mysqld, &mongod, &settings).await;
+}
+
+#[tokio::test]
+async fn mongodb_restarted_in_the_middle_of_the_load_gets_everything() {
+    let (mysqld, mongod) = start_servers().await;
+    let settings = settings(&mysqld, &mongod);
+    let (daemon, load) = under_load(&mysqld, &settings).await;
+    mongod.restart().await;
+    commits_more(&mongod, settings.database()).await;
+    load.stop().await;
+    assert_goes_on_exactly(&daemon, &mysqld, &mongod, &settings).await;
+}
+
+#[tokio::test]
+async fn mongodb_that_stands_still_for_seconds_gets_everything_when_it_wakes_up() {
+    let (mysqld, mongod) = start_servers().await;
+    let settings = settings(&mysqld, &mongod);
+    let (daemon, load) = under_load(&mysqld, &settings).await;
+    mongod.pause();
+    // The length of the outage is the fault itself.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    mongod.resume();
+    commits_more(&mongod, settings.database()).await;
+    load.stop().await;
+    assert_goes_on_exactly(&daemon, &mysqld, &mongod, &settings).await;
+}
+
+/// A commit conflicts, loses its answer, or is told to come again: the errors that MongoDB itself can be asked to give.
+#[tokio::test]
+async fn commits_whose_outcome_is_unknown_or_that_must_be_tried_again_are_in_once() {
+    let mysqld = Arc::new(Mysqld::start().await);
+    let mongod = Mongod::start_with(&["--setParameter", "enableTestCommands=1"]).await;
+    create_tables(&mysqld).await;
+    let settings = settings(&mysqld, &mongod);
+    let (daemon, load) = under_load(&mysqld, &settings).await;
+    let faults = [
+        // The answer to a commit is lost: the connection closes, before or after it took effect.
+        ("commitTransaction", mongodb::bson::doc! { "closeConnection": true }),
+        // It took effect, and the majority is said to be unreachable.
+        ("commitTransaction", mongodb::bson::doc! { "writeConcernError": { "code": 91, "errmsg": "shutting down" } }),
+        ("commitTransaction", mongodb::bson::doc! { "errorCode": 251, "errorLabels": ["TransientTransactionError"] }),
+        ("insert", mongodb::bson::doc! { "errorCode": 112, "errorLabels": ["TransientTransactionError"] }),
+        ("insert", mongodb::bson::doc! { "closeConnection": true }),
+        ("update", mongodb::bson::doc! { "errorCode": 189 }),
+        ("delete", mongodb::bson::doc! { "closeConnection": true }),
+        ("abortTransaction", mongodb::bson::doc! { "closeConnection": true }),
+    ];
+    for (command, fault) in faults {
+        let before = hits(&mongod, "failCommand").await;
+        let mut data = mongodb::bson::doc! { "failCommands": [command], "appName": "sdl" };
+        data.extend(fault.clone());
+        if command == "abortTransaction" {
+            // There must be something to abort.
+            data.insert("failCommands", vec!["insert", "abortTransaction"]);
+        }
+        mongod
+            .admin(mongodb::bson::doc! { "configureFailPoint": "failCommand", "mode": { "times": 3 }, "data": data })
+            .await;
+        wait_until(&format!("{command} failed: {fault}"), SOON, async || hits(&mongod, "failCommand").await >= before + 3).await;
+        mongod.admin(mongodb::bson::doc! { "configureFailPoint": "failCommand", "mode": "off" }).await;
+        commits_more(&mongod, settings.database()).await;
+        assert!(daemon.is_running(), "after {command} failed: {fault}");
+    }
+    load.stop().await;
+    assert_goes_on_exactly(&daemon, &mysqld, &mongod, &settings).await;
+}
+
+// --- in the middle of a transaction larger than a batch
+
+/// 60 MB in one transaction of 3000 rows, 10 rows a batch. The daemon's buffers and the sockets hold a fifth of it at most, so
+/// whatever happens while the first hundreds of rows are committed happens in the middle of reading it.
+async fn large_transaction(mysqld: &Mysqld) {
+    mysqld
+        .exec(
+            "SET SESSION cte_max_recursion_depth = 100000;
+             CREATE TABLE load_test.wide (id INT, t MEDIUMTEXT);
+             INSERT INTO load_test.wide WITH RECURSIVE number AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM number WHERE i < 3000)
+             SELECT i, REPEAT(CHAR(65 + i % 26), 20000) FROM number",
+        )
+        .await;
+}
+
+/// Waits until rows of the open transaction are committed, and says how many.
+async fn in_the_middle(mongod: &Mongod, database: &str, at_least: i64) -> i64 {
+    let database = mongod.database(database).await;
+    let mut rows = 0;
+    wait_until("the large transaction is committed in part", SOON, async || {
+        let offset = mongo::offset(&database).await;
+        rows = offset
+            .as_ref()
+            .and_then(|offset| offset.get_document("partial").ok())
+            .map_or(0, |partial| partial.get_i64("rows").expect("rows"));
+        rows >= at_least
+    })
+    .await;
+    assert!(rows < 1500, "too late for the middle: {rows} rows are committed");
+    rows
+}
+
+#[tokio::test]
+async fn a_disconnect_in_the_middle_of_a_large_transaction_is_exact() {
+    let (mysqld, mongod) = start_servers().await;
+    let settings = settings(&mysqld, &mongod).set("BATCH_SIZE", 10);
+    large_transaction(&mysqld).await;
+    let daemon = Daemon::start(&settings);
+    let rows = in_the_middle(&mongod, settings.database(), 1).await;
+    assert!(kill_dump_threads(&mysqld).await > 0, "the dump was still going on");
+    streams_again(&daemon, 2).await;
+    eprintln!("the dump thread was killed after {rows} rows");
+    let rows = in_the_middle(&mongod, settings.database(), rows + 1).await;
+    mysqld.kill();
+    mysqld.start_again().await;
+    streams_again(&daemon, 3).await;
+    eprintln!("mysqld was killed after {rows} rows");
+    assert_large_is_exact(&daemon, &mysqld, &mongod, &settings).await;
+}
+
+#[tokio::test]
+async fn mongodb_killed_in_the_middle_of_a_large_transaction_gets_every_row_once() {
+    let (mysqld, mongod) = start_servers().await;
+    let settings = settings(&mysqld, &mongod).set("BATCH_SIZE", 10);
+    large_transaction(&mysqld).await;
+    let daemon = Daemon::start(&settings);
+    let rows = in_the_middle(&mongod, settings.database(), 1).await;
+    mongod.kill();
+    mongod.start_again().await;
+    in_the_middle(&mongod, settings.database(), rows + 1).await;
+    assert_large_is_exact(&daemon, &mysqld, &mongod, &settings).await;
+}
+
+#[tokio::test]
+async fn a_daemon_killed_in_the_middle_of_a_large_transaction_goes_on_behind_the_last_row() {
+    let (mysqld, mongod) = start_servers().await;
+    let settings = settings(&mysqld, &mongod).set("BATCH_SIZE", 10);
+    large_transaction(&mysqld).await;
+    let mut daemon = Daemon::start(&settings);
+    let mut rows = 0;
+    for _ in 0..3 {
+        rows = in_the_middle(&mongod, settings.database(), rows + 1).await;
+        daemon.kill9();
+        daemon = Daemon::start(&settings);
+    }
+    daemon.wait_for_log(STREAMING, SOON).await;
+    assert_large_is_exact(&daemon, &mysqld, &mongod, &settings).await;
+}
+
+async fn assert_large_is_exact(daemon: &Daemon, mysqld: &Mysqld, mongod: &Mongod, settings: &Settings) {
+    caught_up_within(mysqld, mongod, settings.database(), BACKLOG).await;
+    fold::assert_exact(mysqld, mongod, settings.database(), &["load_test.wide"]).await;
+    let changes = mongod.changes(settings.database()).await;
+    let partial = changes
+        .iter()
+        .filter(|change| change.get_document("meta").is_ok_and(|meta| meta.get_bool("partial").unwrap_or(false)))
+        .count();
+    assert_eq!(partial, 3000, "every document of a transaction that was cut says so");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait_exit(SOON).await.0, 0);
+}
+
+// --- helpers
+
+/// Waits until the offset has moved from where it is now.
+async fn commits_more(mongod: &Mongod, database: &str) {
+    let database = mongod.database(database).await;
+    let batch = async || mongo::offset(&database).await.expect("an offset").get_i64("batch").expect("batch");
+    let before = batch().await;
+    wait_until("the daemon commits again", SOON, async || batch().await > before).await;
+}
+
+/// How often a fail point of MongoDB has struck.
+async fn hits(mongod: &Mongod, name: &str) -> i64 {
+    let parameter = format!("failpoint.{name}");
+    let answer = mongod.admin(mongodb::bson::doc! { "getParameter": 1, &parameter: 1 }).await;
+    let state = answer.get_document(&parameter).unwrap_or_else(|error| panic!("no {parameter} ({error}): {answer}"));
+    state.get_i64("timesEntered").or_else(|_| state.get_i32("timesEntered").map(i64::from)).expect("timesEntered")
+}
+
+/// Cuts every replica off, as `KILL` by a DBA does; how many there were.
+async fn kill_dump_threads(mysqld: &Mysqld) -> usize {
+    let mut connection = mysqld.root().await;
+    let rows: Vec<Row> = connection.query("SHOW PROCESSLIST").await.expect("SHOW PROCESSLIST");
+    let dumps: Vec<u64> = rows
+        .iter()
+        .filter(|row| {
+            row.get::<Option<String>, _>("Command").flatten().is_some_and(|command| command.starts_with("Binlog Dump"))
+        })
+        .map(|row| row.get("Id").expect("Id"))
+        .collect();
+    for id in &dumps {
+        // One that has ended by itself meanwhile is gone as well.
+        let _ = connection.query_drop(format!("KILL {id}")).await;
+    }
+    dumps.len()
+}
