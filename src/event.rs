@@ -175,11 +175,14 @@ const PARTIAL: &[u8] = b"\x08partial\0\x01";
 
 impl ChangeEvent {
     /// Writes the document of `change`; `n` is 0 until [`set_n`](Self::set_n).
+    ///
+    /// # Errors
+    /// When it would be larger than BSON can say (2 GiB), which the limits on values keep from happening.
     pub fn new(
         context: &TransactionContext,
         change: &Change<'_>,
         large_values: Vec<LargeValue>,
-    ) -> Self {
+    ) -> Result<Self, bson::error::Error> {
         let images = change.before.map_or(0, <[u8]>::len) + change.after.map_or(0, <[u8]>::len);
         let mut buffer =
             Vec::with_capacity(512 + images + change.query.map_or(0, |(_, text)| text.len()));
@@ -204,12 +207,12 @@ impl ChangeEvent {
             }
         }
         write::end_document(&mut buffer, document);
-        Self {
-            document: encoded(buffer),
+        Ok(Self {
+            document: RawDocumentBuf::from_bytes(buffer)?,
             row: change.row,
             large_values,
             schema: change.schema.map(Arc::clone),
-        }
+        })
     }
 
     /// Takes a document back that was staged earlier.
@@ -308,7 +311,8 @@ impl ChangeEvent {
     fn rewrite(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
         let mut bytes = std::mem::take(&mut self.document).into_bytes();
         change(&mut bytes);
-        self.document = encoded(bytes);
+        // What `change` does keeps the lengths right. Should it not, the document is empty, has no id, and is not staged.
+        self.document = RawDocumentBuf::from_bytes(bytes).unwrap_or_default();
     }
 }
 
@@ -356,12 +360,6 @@ fn write_meta(buffer: &mut Vec<u8>, context: &TransactionContext, change: &Chang
         write::string_field(buffer, b"xid\0", xid);
     }
     write::end_document(buffer, meta);
-}
-
-/// The bytes as a document. They come from the writer, whose lengths hold by construction; should they not, the empty
-/// document that stands in has no `_id` of its own kind and MongoDB's answer stops the batch.
-fn encoded(bytes: Vec<u8>) -> RawDocumentBuf {
-    RawDocumentBuf::from_bytes(bytes).unwrap_or_default()
 }
 
 fn grow_length(bytes: &mut [u8], start: usize, by: usize) {
@@ -424,7 +422,7 @@ mod tests {
             after: Some(after.as_bytes()),
             changed: None,
         };
-        ChangeEvent::new(&context(), &change, Vec::new())
+        ChangeEvent::new(&context(), &change, Vec::new()).unwrap()
     }
 
     fn decoded(event: &ChangeEvent) -> Document {

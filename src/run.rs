@@ -213,9 +213,9 @@ impl Daemon {
         }
         let mut flush_at: Option<Instant> = None;
         loop {
-            self.send_closed();
             // Low latency when quiet: nobody is committing, and nothing more is ready to join this batch.
             if self.in_flight().batches == 0
+                && self.closed.is_empty()
                 && self.batcher.has_complete_events()
                 && self.chunks.is_empty()
             {
@@ -223,6 +223,7 @@ impl Daemon {
                 continue;
             }
             let room = self.has_room();
+            let place = self.place();
             if !self.batcher.has_complete_events() {
                 flush_at = None;
             } else if flush_at.is_none() {
@@ -234,25 +235,27 @@ impl Daemon {
                 () = &mut shutdown => return Ok(()),
                 // 2: a committer that ended can only have failed.
                 ended = &mut self.committer => return Err(Ended::Store(failure(ended))),
-                // 3: a commit makes room.
+                // 3: a closed batch goes on its way, as soon as there is a place.
+                place = place => self.send(place),
+                // 4: a commit makes room.
                 _ = self.committed.changed() => {}
-                // 4: what was read.
+                // 5: what was read.
                 chunk = self.chunks.recv(), if room => match chunk {
                     Some(chunk) => self.receive(chunk).map_err(Ended::Source)?,
                     None => return Err(Ended::Source(failure((&mut self.source).await))),
                 },
-                // 5: the batch has waited long enough.
+                // 6: the batch has waited long enough.
                 () = sleep_until(flush_at), if room && flush_at.is_some() => {
                     self.close();
                     flush_at = None;
                 }
-                // 6: the offset follows what leaves no document.
+                // 7: the offset follows what leaves no document.
                 _ = progress.tick(), if room => {
                     if self.batcher.has_progress() && !self.batcher.has_complete_events() {
                         self.close();
                     }
                 }
-                // 7: a sign of life.
+                // 8: a sign of life.
                 _ = touch.tick(), if room => {
                     if std::mem::take(&mut self.heard) && let Some(batch) = self.batcher.touch() {
                         self.closed.push_back(batch);
@@ -296,13 +299,11 @@ impl Daemon {
             self.in_flight().events + waiting as u64
         );
         while !self.closed.is_empty() {
-            self.send_closed();
-            if !self.closed.is_empty() {
-                tokio::select! {
-                    biased;
-                    ended = &mut self.committer => return Err(failure(ended)),
-                    _ = self.committed.changed() => {}
-                }
+            let place = self.place();
+            tokio::select! {
+                biased;
+                ended = &mut self.committer => return Err(failure(ended)),
+                place = place => self.send(place),
             }
         }
         self.to_committer = None;
@@ -345,18 +346,25 @@ impl Daemon {
         self.closed.is_empty() && self.in_flight().bytes < limit
     }
 
-    /// Starts to stage closed batches, as far as the pipeline takes them.
-    fn send_closed(&mut self) {
-        while let Some(sender) = &self.to_committer {
-            if self.closed.is_empty() {
-                return;
+    /// Waits for a place in the pipeline for the next closed batch; for ever when there is none.
+    fn place(&self) -> impl Future<Output = Option<mpsc::OwnedPermit<Staging>>> + use<> {
+        let sender = self
+            .to_committer
+            .clone()
+            .filter(|_| !self.closed.is_empty());
+        async move {
+            match sender {
+                Some(sender) => sender.reserve_owned().await.ok(),
+                None => std::future::pending().await,
             }
-            let Ok(place) = sender.try_reserve() else {
-                return;
-            };
-            let Some(batch) = self.closed.pop_front() else {
-                return;
-            };
+        }
+    }
+
+    /// Starts to stage the next closed batch. Without a place the committer has ended, which its own branch reports.
+    fn send(&mut self, place: Option<mpsc::OwnedPermit<Staging>>) {
+        if let Some(place) = place
+            && let Some(batch) = self.closed.pop_front()
+        {
             self.sent.add(batch.events.len(), batch.bytes);
             place.send(tokio::spawn(stage(self.store.clone(), self.epoch, batch)));
         }

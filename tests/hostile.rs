@@ -104,7 +104,7 @@ async fn set_offset(database: &Database, fields: Document) {
 
 #[tokio::test]
 async fn json_with_hostile_keys_is_stored_and_found() {
-    let mut audit = Audit::of("keys").await;
+    let mut audit = Audit::of("json_keys").await;
     let cases = [
         (r#"{"$where": 1, "a.b": {"$": [null]}, "": true, "_id": 0, ".": "", "$$": {"$set": {"x.$[]": 1}}}"#, true),
         (r#"["$ref", {"$ref": "c", "$id": 1, "$db": "d"}]"#, true),
@@ -418,10 +418,10 @@ async fn compressed_transactions_without_checksums_across_rotations_are_exact() 
         for compression in ["ON", "OFF"] {
             next += 10_000;
             let sql = format!(
-                "SET SESSION binlog_transaction_compression = {compression};
+                "USE shop; SET SESSION binlog_transaction_compression = {compression};
                  INSERT INTO shop.t VALUES ({next}, REPEAT('a', 200), '{{\"k\": [1, 2]}}');
                  BEGIN; UPDATE shop.t SET v = REPEAT('b', 100); DELETE FROM shop.t WHERE id = {next} - 10000; COMMIT;
-                 INSERT INTO shop.t SELECT {next} + 1 + a.d * 100 + b.d * 10 + c.d, MD5(RAND(1)), NULL
+                 INSERT INTO shop.t SELECT {next} + 1 + a.d * 100 + b.d * 10 + c.d, SHA2(RAND(1), 256), NULL
                      FROM shop.digit a, shop.digit b, shop.digit c;
                  FLUSH BINARY LOGS;
                  UPDATE shop.t SET j = JSON_OBJECT('v', v) WHERE id = {next}"
@@ -437,9 +437,9 @@ async fn compressed_transactions_without_checksums_across_rotations_are_exact() 
     // A large one, well over every buffer on the way; about 30 MB before compression.
     mysqld
         .exec(
-            "CREATE TABLE shop.large (id INT PRIMARY KEY, v VARCHAR(200));
+            "USE shop; CREATE TABLE shop.large (id INT PRIMARY KEY, v VARCHAR(200));
              SET SESSION binlog_transaction_compression = ON;
-             INSERT INTO shop.large SELECT a.d * 10000 + b.d * 1000 + c.d * 100 + d.d * 10 + e.d, REPEAT(MD5(a.d), 6)
+             INSERT INTO shop.large SELECT a.d * 10000 + b.d * 1000 + c.d * 100 + d.d * 10 + e.d, REPEAT(SHA2(a.d, 256), 3)
                  FROM shop.digit a, shop.digit b, shop.digit c, shop.digit d, shop.digit e",
         )
         .await;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::servers::free_port;
-use common::{Daemon, Mongod, Mysqld, POLL, Settings, Signal, caught_up_within, fold, mongo, wait_until};
+use common::{Daemon, Mongod, Mysqld, Settings, Signal, caught_up_within, fold, mongo, wait_until};
 use load::{Load, TABLES, create_tables};
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;

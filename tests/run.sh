@@ -21,7 +21,7 @@ main() {
 
     say "servers and build tools"
     local servers
-    servers=$(tests/servers.sh --test)
+    servers=$(tests/servers.sh --test --mongosh)
     set -a # what follows is for the test processes
     eval "$servers"
     set +a

@@ -321,7 +321,7 @@ impl Documents {
                 after: row.after,
                 changed: (kind == RowsKind::Update).then_some(&self.changed),
             };
-            emit(ChangeEvent::new(context.transaction, &change, large));
+            emit(ChangeEvent::new(context.transaction, &change, large)?);
             *context.row += 1;
         }
         Ok(())
@@ -334,7 +334,7 @@ impl Documents {
         text: StatementText,
         query: &QueryEvent<'_>,
         context: &RowContext<'_>,
-    ) -> Option<ChangeEvent> {
+    ) -> Result<Option<ChangeEvent>, DecodeError> {
         let schema = query.schema();
         let tables = match (operation, text.as_str()) {
             (Operation::Ddl, Some(text)) => statement::tables(text),
@@ -350,7 +350,7 @@ impl Documents {
                 .iter()
                 .any(|name| self.includes(&format!("{}.{}", database(name), name.table)))
         {
-            return None;
+            return Ok(None);
         }
         let first = tables.first();
         let mut large = Vec::new();
@@ -373,7 +373,7 @@ impl Documents {
             after: None,
             changed: None,
         };
-        Some(ChangeEvent::new(context.transaction, &change, large))
+        Ok(Some(ChangeEvent::new(context.transaction, &change, large)?))
     }
 }
 

@@ -291,21 +291,18 @@ impl Assembler {
             }
             Statement::Other if !group.begun && text.as_str().is_some_and(statement::opens_transaction) => {
                 group.begun = true;
-                self.statement(Operation::Ddl, text, &query, out);
-                Ok(())
+                self.statement(Operation::Ddl, text, &query, out)
             }
             Statement::Other if !group.begun => self.lone(Operation::Ddl, text, &query, out),
             Statement::Other if text.as_str().is_some_and(statement::opens_transaction) => {
-                self.statement(Operation::Ddl, text, &query, out);
-                Ok(())
+                self.statement(Operation::Ddl, text, &query, out)
             }
             Statement::Other => {
                 tracing::warn!(
                     gtid = %group.gtid,
                     "a data change was logged as its statement, not as rows (a session set binlog_format); recorded as its text"
                 );
-                self.statement(Operation::Statement, text, &query, out);
-                Ok(())
+                self.statement(Operation::Statement, text, &query, out)
             }
             other => {
                 let name = format!("{other:?}");
@@ -323,7 +320,7 @@ impl Assembler {
         query: &QueryEvent<'_>,
         out: &mut Chunk,
     ) -> Result<()> {
-        self.statement(operation, text, query, out);
+        self.statement(operation, text, query, out)?;
         self.end(out)
     }
 
@@ -334,20 +331,28 @@ impl Assembler {
         text: StatementText,
         query: &QueryEvent<'_>,
         out: &mut Chunk,
-    ) {
-        let Some(group) = &mut self.group else { return };
+    ) -> Result<()> {
+        let Some(group) = &mut self.group else {
+            return Ok(());
+        };
         let place = Place {
             file: &self.file,
             position: self.position,
         };
-        if let Some(event) =
-            self.documents
-                .statement(operation, text, query, &group.row_context(place))
-        {
-            out.push(Item::Change(event));
-        }
+        let document = self
+            .documents
+            .statement(operation, text, query, &group.row_context(place));
         group.rows += 1;
         group.statements += 1;
+        match document {
+            Ok(event) => {
+                if let Some(event) = event {
+                    out.push(Item::Change(event));
+                }
+                Ok(())
+            }
+            Err(error) => Err(self.damaged(error)),
+        }
     }
 
     fn load_query(&mut self, event: &Event, out: &mut Chunk) -> Result<()> {
@@ -360,8 +365,7 @@ impl Assembler {
             .with_thread_id(load.thread_id());
         let text = StatementText::of_query(&query);
         self.group_for("LOAD DATA")?;
-        self.statement(Operation::Statement, text, &query, out);
-        Ok(())
+        self.statement(Operation::Statement, text, &query, out)
     }
 
     fn rows_query(&mut self, event: &Event) -> Result<()> {

@@ -143,7 +143,7 @@ impl Committer {
             match self.attempt(&batch, &doing).await {
                 Ok(()) => break,
                 Err(Failed::Fence | Failed::Duplicate) if self.is_applied(number).await? => break,
-                Err(Failed::Fence) => return Err(self.store.fenced(self.epoch)),
+                Err(Failed::Fence) => return Err(self.offset_moved_by_hand(number)),
                 Err(Failed::Duplicate) => {
                     outcome.left_out += self.leave_out_present(&mut batch).await?
                 }
@@ -322,6 +322,19 @@ impl Committer {
                 ),
             )),
         }
+    }
+
+    /// The fence did not match, this daemon still owns the source, and the batch is not in.
+    fn offset_moved_by_hand(&self, number: i64) -> Error {
+        Error::new(
+            Kind::StoreRefused,
+            format!(
+                "the offset of {} does not stand at batch {} any more, and no other daemon took over: it was changed by \
+                 hand; stop sdl before editing it, and start it afterwards",
+                self.store.source_id,
+                number - 1
+            ),
+        )
     }
 
     /// A replay after an offset was set back by hand: takes the documents that are there already, and equal, out of the

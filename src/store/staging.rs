@@ -185,6 +185,12 @@ impl Store {
         let events = write::begin_document(&mut buffer);
         for (index, event) in batch.events.iter().enumerate() {
             write::array_element(&mut buffer, element::DOCUMENT, index);
+            if event.id().is_empty() {
+                return Err(Error::new(
+                    Kind::Internal,
+                    format!("event {index} of batch {} has no id", batch.number()),
+                ));
+            }
             buffer.extend_from_slice(event.document.as_bytes());
         }
         write::end_document(&mut buffer, events);

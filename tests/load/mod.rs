@@ -14,6 +14,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error};
 use tokio::task::JoinHandle;
 
+use crate::common::servers::unique;
 use crate::common::{Mysqld, POLL};
 
 /// The tables of the load; one without a key.
@@ -102,7 +103,8 @@ impl Drop for Load {
 
 async fn run(mysqld: Arc<Mysqld>, number: u64, stop: Arc<AtomicBool>, committed: Arc<AtomicU64>) {
     let mut random = fastrand::Rng::with_seed(number);
-    let mut next_id = number << 32;
+    // A second load on the same tables takes other keys.
+    let mut next_id = u64::from(unique()) << 32;
     while !stop.load(Ordering::Relaxed) {
         let Ok(mut connection) = mysqld.connect("root", "").await else {
             tokio::time::sleep(POLL).await;

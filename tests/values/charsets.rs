@@ -19,7 +19,9 @@ fn expected(code: &[u8], charset: &str, converted: Option<Vec<u8>>) -> Option<St
         "utf32" => code.as_chunks::<4>().0.contains(&[0, 0, 0, b'?']),
         _ => code.contains(&b'?'),
     };
-    text.filter(|text| !text.contains('\u{fffd}') && (is_question_mark || !text.contains('?')))
+    let has_replacement_character = charset.starts_with("u") && charset != "ujis" || charset == "gb18030";
+    text.filter(|text| has_replacement_character || !text.contains('\u{fffd}'))
+        .filter(|text| is_question_mark || !text.contains('?'))
 }
 
 /// Compares all codes of a table `codes (code VARBINARY(8))`.
@@ -33,7 +35,12 @@ async fn compare(connection: &mut Conn, charset: &str, collation: u64, wrong: &m
         let found = decoder.decode(&code);
         decoded += usize::from(found.is_some());
         // Where the server shows an own question mark next to a literal one, it cannot be told apart: nothing is claimed.
-        if expected != found && !(found.is_none() && code.contains(&b'?')) {
+        let is_unclear = found.is_none() && code.contains(&b'?');
+        // The server drops an incomplete character at the end of eucjpms; sdl keeps the bytes.
+        let is_dropped = charset == "eucjpms"
+            && found.is_none()
+            && (1..=code.len().min(2)).any(|lost| decoder.decode(&code[..code.len() - lost]) == expected);
+        if expected != found && !is_unclear && !is_dropped {
             wrong.push(format!("{charset} {code:02x?}: the server has {expected:?}, sdl {found:?}"));
         }
     }

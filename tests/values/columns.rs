@@ -12,12 +12,12 @@ type Literal = Arc<dyn Fn(&mut Rng) -> String + Send + Sync>;
 
 /// A column.
 #[derive(Clone)]
-pub struct Column {
-    pub name: String,
-    pub definition: String,
-    pub nullable: bool,
-    pub literal: Literal,
-    pub shown: Shown,
+pub(crate) struct Column {
+    pub(crate) name: String,
+    pub(crate) definition: String,
+    pub(crate) nullable: bool,
+    pub(crate) literal: Literal,
+    pub(crate) shown: Shown,
 }
 
 impl Column {
@@ -32,14 +32,14 @@ impl Column {
         Self { name: name.into(), definition, nullable, literal: Arc::new(literal), shown }
     }
 
-    pub fn is_generated(&self) -> bool {
+    pub(crate) fn is_generated(&self) -> bool {
         self.definition.contains(" AS (")
     }
 }
 
 /// What a column's values look like, on either side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shown {
+pub(crate) enum Shown {
     Int32,
     Int64,
     /// Int64, Decimal128 above 2^63-1.
@@ -62,7 +62,7 @@ pub enum Shown {
 
 impl Shown {
     /// The SQL that gives the value as text.
-    pub fn expression(self, name: &str) -> String {
+    pub(crate) fn expression(self, name: &str) -> String {
         match self {
             Self::Text => format!("CONCAT(HEX(CONVERT(`{name}` USING utf8mb4)), '/', HEX(`{name}`))"),
             Self::Set => format!("CONVERT(`{name}` USING utf8mb4)"),
@@ -75,7 +75,7 @@ impl Shown {
     }
 
     /// Whether the stored value is the one that SELECT shows as `text`.
-    pub fn matches(self, text: Option<&str>, stored: &Bson) -> bool {
+    pub(crate) fn matches(self, text: Option<&str>, stored: &Bson) -> bool {
         let Some(text) = text else { return *stored == Bson::Null };
         match (self, stored) {
             (Self::Int32, Bson::Int32(value)) => value.to_string() == text,
@@ -135,13 +135,13 @@ fn hex(bytes: &[u8]) -> String {
 
 // --- random values
 
-pub fn hex_literal(random: &mut Rng, length: usize) -> String {
+pub(crate) fn hex_literal(random: &mut Rng, length: usize) -> String {
     let bytes: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
     format!("x'{}'", hex(&bytes))
 }
 
 /// A text of many scripts, quoted.
-pub fn text_literal(random: &mut Rng, longest: usize) -> String {
+pub(crate) fn text_literal(random: &mut Rng, longest: usize) -> String {
     const RANGES: [std::ops::Range<u32>; 10] = [
         0x20..0x7f,
         0x20..0x7f,
@@ -160,7 +160,7 @@ pub fn text_literal(random: &mut Rng, longest: usize) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-pub fn decimal_text(random: &mut Rng, precision: usize, scale: usize) -> String {
+pub(crate) fn decimal_text(random: &mut Rng, precision: usize, scale: usize) -> String {
     let whole = random.usize(..=precision - scale);
     let mut digits = |count: usize, nine: bool| -> String {
         (0..count).map(|_| if nine { '9' } else { char::from(b'0' + random.u8(..10)) }).collect()
@@ -170,7 +170,7 @@ pub fn decimal_text(random: &mut Rng, precision: usize, scale: usize) -> String 
     if random.bool() { format!("-{text}") } else { text }
 }
 
-pub fn date_text(random: &mut Rng) -> String {
+pub(crate) fn date_text(random: &mut Rng) -> String {
     match random.u8(..12) {
         0 => "0000-00-00".to_owned(),
         1 => "9999-12-31".to_owned(),
@@ -190,7 +190,7 @@ fn fraction(random: &mut Rng, digits: usize) -> String {
     }
 }
 
-pub fn time_text(random: &mut Rng, digits: usize) -> String {
+pub(crate) fn time_text(random: &mut Rng, digits: usize) -> String {
     let sign = if random.bool() { "-" } else { "" };
     match random.u8(..12) {
         0 => format!("{sign}838:59:59"),
@@ -206,7 +206,7 @@ pub fn time_text(random: &mut Rng, digits: usize) -> String {
     }
 }
 
-pub fn datetime_text(random: &mut Rng, digits: usize) -> String {
+pub(crate) fn datetime_text(random: &mut Rng, digits: usize) -> String {
     match random.u8(..12) {
         0 => "0000-00-00 00:00:00".to_owned(),
         _ => {
@@ -234,7 +234,7 @@ fn timestamp_text(random: &mut Rng, digits: usize) -> String {
     }
 }
 
-pub fn double(random: &mut Rng) -> f64 {
+pub(crate) fn double(random: &mut Rng) -> f64 {
     match random.u8(..6) {
         0 => [0.0, -0.0, f64::MAX, f64::MIN, 2.2250738585072014e-308, 5e-324, 1e15, 1e14, 1e-15, 1e-16][random.usize(..10)],
         1 => random.i32(..) as f64 / 100.0,
@@ -275,7 +275,7 @@ fn integer(low: i128, high: i128) -> impl Fn(&mut Rng) -> String + Send + Sync {
 // --- the other way: stored values as text
 
 /// A Decimal128 without an exponent, read from its bits.
-pub fn decimal128_text(value: &Decimal128) -> String {
+pub(crate) fn decimal128_text(value: &Decimal128) -> String {
     let bits = u128::from_le_bytes(value.bytes());
     let scale = usize::try_from(6176 - (bits >> 113 & 0x3fff) as i64).expect("no positive exponent");
     let digits = format!("{:0>width$}", bits & ((1 << 113) - 1), width = scale + 1);
@@ -285,7 +285,7 @@ pub fn decimal128_text(value: &Decimal128) -> String {
 }
 
 /// A double inside JSON.
-pub fn mysql_double(value: f64) -> String {
+pub(crate) fn mysql_double(value: f64) -> String {
     let magnitude = value.abs();
     if magnitude != 0.0 && !(1e-15..1e15).contains(&magnitude) {
         return format!("{value:e}");
@@ -295,7 +295,7 @@ pub fn mysql_double(value: f64) -> String {
 }
 
 /// Base64 as MySQL breaks it, the line feed escaped.
-pub fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for (index, group) in bytes.chunks(3).enumerate() {
@@ -314,7 +314,7 @@ pub fn base64(bytes: &[u8]) -> String {
 // --- the tables
 
 /// The tables by name.
-pub async fn tables(connection: &mut Conn) -> Vec<(&'static str, Vec<Column>)> {
+pub(crate) async fn tables(connection: &mut Conn) -> Vec<(&'static str, Vec<Column>)> {
     vec![("numbers", numbers()), ("times", times()), ("texts", texts(connection).await), ("others", others())]
 }
 
@@ -446,7 +446,10 @@ fn others() -> Vec<Column> {
         Column::new("blob", "BLOB", Shown::Bytes, bytes(2000)),
         Column::new("mediumblob", "MEDIUMBLOB", Shown::Bytes, bytes(300)),
         Column::new("longblob", "LONGBLOB", Shown::Bytes, bytes(300)),
-        Column::new("json", "JSON", Shown::Json, super::json::literal),
+        // Out of an array, so that numbers and texts become JSON too.
+        Column::new("json", "JSON", Shown::Json, |random| {
+            format!("JSON_EXTRACT(JSON_ARRAY({}), '$[0]')", super::json::literal(random))
+        }),
         Column::new("vector", "VECTOR(16)", Shown::Vector, |random| {
             let numbers: Vec<u8> = (0..random.usize(1..=16)).flat_map(|_| float(random).to_le_bytes()).collect();
             format!("x'{}'", hex(&numbers))

@@ -4,7 +4,7 @@ use fastrand::Rng;
 use mongodb::bson::Bson;
 
 /// A random JSON value as an SQL expression.
-pub fn literal(random: &mut Rng) -> String {
+pub(crate) fn literal(random: &mut Rng) -> String {
     match random.u8(..60) {
         // What BSON cannot hold.
         0 => "JSON_OBJECT(CONCAT('a', CHAR(0 USING utf8mb4), 'b'), 1, 'x', CAST(1.50 AS DECIMAL(5,2)))".to_owned(),
@@ -64,7 +64,7 @@ fn key(random: &mut Rng) -> String {
 }
 
 /// Whether a stored value is the JSON that MySQL prints as `text`.
-pub fn matches(text: &str, stored: &Bson) -> bool {
+pub(crate) fn matches(text: &str, stored: &Bson) -> bool {
     // The type number of an opaque value is all that BSON does not keep.
     let mut expected = String::new();
     let mut rest = text;

@@ -61,6 +61,9 @@ pub enum DecodeError {
         /// How many columns it should describe.
         expected: usize,
     },
+    /// A document larger than BSON can hold.
+    #[error("the document is not valid BSON: {0}")]
+    Document(String),
     /// Bytes that must be UTF-8 are not.
     #[error("{0} is not UTF-8")]
     NotUtf8(&'static str),
@@ -88,4 +91,10 @@ pub enum DecodeError {
         /// What is wrong.
         problem: Box<DecodeError>,
     },
+}
+
+impl From<bson::error::Error> for DecodeError {
+    fn from(error: bson::error::Error) -> Self {
+        Self::Document(error.to_string())
+    }
 }
