@@ -168,6 +168,7 @@ impl Daemon {
             stop_source,
             source: tokio::spawn(source::read(
                 Arc::clone(&config),
+                epoch,
                 read,
                 chunk_sender,
                 stopped,

@@ -54,7 +54,7 @@ async fn recorded(mongod: &Mongod, database: &str) -> (Document, Vec<Document>) 
     let database = mongod.database(database).await;
     let offset = mongo::offset(&database).await.expect("an offset");
     let mut place = Document::new();
-    for field in ["gtid", "n", "batch", "partial"] {
+    for field in ["gtid", "n", "partial"] {
         place.insert(field, offset.get(field).cloned());
     }
     (place, mongo::changes(&database).await)

@@ -135,6 +135,18 @@ pub(super) fn classify(doing: &str, error: &DriverFailure) -> Error {
                 server.message, server.code
             ),
         ),
+        DriverFailure::Server(server)
+            if server.code == DUMP_FAILED
+                && server.message.contains("same server_uuid/server_id") =>
+        {
+            Error::new(
+                Kind::SourceUnavailable,
+                format!(
+                    "{doing}: {} (error {}); another replica uses this MYSQL_SERVER_ID: give each its own",
+                    server.message, server.code
+                ),
+            )
+        }
         DriverFailure::Server(server) if server.code == DUMP_FAILED => Error::new(
             Kind::SourceDamaged,
             format!("{doing}: {} (error {})", server.message, server.code),

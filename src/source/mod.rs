@@ -91,12 +91,14 @@ pub async fn first_offset(config: &Config) -> Result<Offset> {
     }
 }
 
-/// Reads the binlog after `read` and sends it on, until `stopped` says so. Reconnects for as long as it takes.
+/// Reads the binlog after `read` and sends it on, until `stopped` says so. Reconnects for as long as it takes. `epoch` is the
+/// run's, and tells its connections from those of other runs.
 ///
 /// # Errors
 /// Only what an operator must mend; whatever was sent before is good.
 pub async fn read(
     config: Arc<Config>,
+    epoch: i64,
     read: GtidSet,
     chunks: mpsc::Sender<Chunk>,
     mut stopped: watch::Receiver<bool>,
@@ -104,6 +106,7 @@ pub async fn read(
     let mut reader = Reader {
         assembler: Assembler::new(&config, read),
         config,
+        epoch,
         chunks,
     };
     tokio::select! {
@@ -115,6 +118,7 @@ pub async fn read(
 
 struct Reader {
     config: Arc<Config>,
+    epoch: i64,
     assembler: Assembler,
     chunks: mpsc::Sender<Chunk>,
 }
@@ -149,7 +153,7 @@ impl Reader {
         let (connection, facts) = connect_any(&self.config).await?;
         let read = self.assembler.read();
         preflight::judge(&facts, &BinlogPosition::at(read.clone()))?;
-        let mut stream = Stream::open(connection, &self.config, read).await?;
+        let mut stream = Stream::open(connection, &self.config, self.epoch, read).await?;
         self.assembler.reconnected(&facts.server_uuid);
         tracing::info!(server_uuid = facts.server_uuid, version = facts.version, gtid = %self.assembler.read(), "Connected to MySQL");
         let mut chunk = Chunk::default();

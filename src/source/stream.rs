@@ -15,6 +15,7 @@ use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, GnoInterval, Sid};
 use mysql_common::binlog::consts::BinlogChecksumAlg;
 use mysql_common::binlog::events::{Event, TransactionPayloadEvent};
 use mysql_common::packets::Tag as DriverTag;
+use sha2::{Digest, Sha256};
 
 use super::connect::classify;
 use super::event_type;
@@ -51,6 +52,7 @@ impl Stream {
     pub(super) async fn open(
         mut connection: Conn,
         config: &Config,
+        epoch: i64,
         read: &GtidSet,
     ) -> Result<Self> {
         let doing = "start the binlog dump";
@@ -58,7 +60,7 @@ impl Stream {
             "SET @master_heartbeat_period={}, @source_heartbeat_period={0}, @slave_uuid='{}', @replica_uuid='{1}', \
              net_write_timeout={NET_WRITE_TIMEOUT}",
             HEARTBEAT.as_nanos(),
-            replica_uuid(&config.source_id),
+            replica_uuid(config, epoch),
         );
         connection
             .query_drop(settings)
@@ -145,13 +147,16 @@ fn gtid_request(read: &GtidSet) -> Result<Vec<Sid<'static>>> {
         .collect()
 }
 
-/// A stable identity as a replica, made from the source id: the server ends an older dump of the same replica instead of
-/// refusing the new one, and monitoring sees one replica, not a new one at each reconnect.
-fn replica_uuid(source_id: &str) -> String {
-    use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(source_id);
+/// Who sdl is as a replica: the same at each reconnect of one run, so that the server ends the run's own dead dump at once
+/// instead of keeping it, and another for each run and each store. With one for all, two daemons of a source would cut each
+/// other off by turns before either can notice that the other took over.
+fn replica_uuid(config: &Config, epoch: i64) -> String {
+    let name = format!(
+        "{}\n{}\n{}\n{epoch}",
+        config.source_id, config.mongo_hosts, config.mongo_database
+    );
     let mut uuid = [0; 16];
-    uuid.copy_from_slice(&digest[..16]);
+    uuid.copy_from_slice(&Sha256::digest(name)[..16]);
     format_uuid(&uuid)
 }
 

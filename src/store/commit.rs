@@ -136,11 +136,13 @@ impl Committer {
             left_out: 0,
             opaque: 0,
         };
+        // Asked before a replay may leave all of its events out: what was staged is to disappear all the same.
+        let staged = !batch.events.is_empty();
         let doing = format!("commit batch {number}");
         let mut failures = Failures::new(self.store.retry, &doing);
         loop {
             self.number_events(&mut batch);
-            match self.attempt(&batch, &doing).await {
+            match self.attempt(&batch, staged, &doing).await {
                 Ok(()) => break,
                 Err(Failed::Fence | Failed::Duplicate) if self.is_applied(number).await? => break,
                 Err(Failed::Fence) => return Err(self.offset_moved_by_hand(number)),
@@ -179,8 +181,13 @@ impl Committer {
     }
 
     /// One attempt at the transaction; nothing of it is left when it fails.
-    async fn attempt(&mut self, batch: &Batch, doing: &str) -> std::result::Result<(), Failed> {
-        let result = self.transaction(batch, doing).await;
+    async fn attempt(
+        &mut self,
+        batch: &Batch,
+        staged: bool,
+        doing: &str,
+    ) -> std::result::Result<(), Failed> {
+        let result = self.transaction(batch, staged, doing).await;
         if let Err(failed) = &result
             && !matches!(failed, Failed::Unknown(_))
         {
@@ -189,7 +196,12 @@ impl Committer {
         result
     }
 
-    async fn transaction(&mut self, batch: &Batch, doing: &str) -> std::result::Result<(), Failed> {
+    async fn transaction(
+        &mut self,
+        batch: &Batch,
+        staged: bool,
+        doing: &str,
+    ) -> std::result::Result<(), Failed> {
         crash_point("before-transaction");
         let store = &self.store;
         settle(
@@ -234,6 +246,8 @@ impl Committer {
                 });
             }
             crash_point("after-insert");
+        }
+        if staged {
             let staged = doc! { "_id": store.staging_id(batch.number()) };
             settle(
                 doing,
@@ -362,7 +376,7 @@ impl Committer {
         }
         for event in &batch.events {
             if let Some(found) = there.get(event.id())
-                && !is_same_change(found, &event.document)
+                && !is_same_change(found, event)
             {
                 return Err(Error::new(
                     Kind::StoreRefused,
@@ -400,19 +414,28 @@ impl Committer {
     }
 }
 
-/// Whether two documents tell of the same change: all but what depends on when and from where it was read.
-fn is_same_change(left: &RawDocumentBuf, right: &RawDocumentBuf) -> bool {
+/// Whether a document that is there already tells of the same change: all of it but what depends on when and from where it
+/// was read.
+fn is_same_change(found: &RawDocumentBuf, event: &ChangeEvent) -> bool {
+    let is_opaque = |document: &RawDocumentBuf| {
+        let meta = document.get_document("meta");
+        meta.is_ok_and(|meta| meta.get_bool("opaque").unwrap_or(false))
+    };
+    let mut event = event.clone();
+    if is_opaque(found) && !is_opaque(&event.document) && event.make_opaque().is_err() {
+        return false;
+    }
     let content = |document: &RawDocumentBuf| -> Option<Document> {
         let mut document = Document::try_from(&**document).ok()?;
         document.remove("n");
         let meta = document.get_document_mut("meta").ok()?;
-        for varying in ["partial", "opaque", "file", "pos", "query"] {
+        for varying in ["partial", "file", "pos", "query"] {
             meta.remove(varying);
         }
         Some(document)
     };
-    match (content(left), content(right)) {
-        (Some(left), Some(right)) => left == right,
+    match (content(found), content(&event.document)) {
+        (Some(found), Some(expected)) => found == expected,
         _ => false,
     }
 }
