@@ -133,7 +133,6 @@ MYSQL_SERVER_ID=4711
 MONGO_URI=$mongo_uri
 MONGO_DB=$database
 START_FROM=earliest
-METRICS_ADDR=off
 SETTINGS
     say "Its settings, in target/demo/.env:"
     quoted <"$demo/.env"

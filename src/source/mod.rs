@@ -18,6 +18,8 @@ pub mod preflight;
 pub mod schema;
 mod statement;
 mod stream;
+#[cfg(test)]
+mod wire_events;
 
 use std::sync::Arc;
 

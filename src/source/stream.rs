@@ -12,7 +12,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use mysql_async::prelude::Queryable;
 use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, GnoInterval, Sid};
-use mysql_common::binlog::consts::BinlogChecksumAlg;
+use mysql_common::binlog::consts::{
+    BinlogChecksumAlg, TransactionPayloadCompressionType as Compression,
+};
 use mysql_common::binlog::events::{Event, TransactionPayloadEvent};
 use mysql_common::packets::Tag as DriverTag;
 use sha2::{Digest, Sha256};
@@ -230,8 +232,15 @@ impl Payload {
             let payload: TransactionPayloadEvent<'_> = event
                 .read_event()
                 .map_err(|error| damaged(format!("unreadable: {error}")))?;
-            self.remaining = payload.uncompressed_size();
+            // A payload that is wrapped but not compressed says its size once.
+            self.remaining = match payload.algorithm() {
+                Compression::NONE => payload.payload_size(),
+                Compression::ZSTD => payload.uncompressed_size(),
+            };
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

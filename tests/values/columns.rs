@@ -94,9 +94,13 @@ impl Shown {
                 let (characters, bytes) = text.split_once('/').unwrap();
                 match stored {
                     Bson::String(value) => hex(value.as_bytes()) == characters,
-                    // Bytes without a character, for which the server shows a question mark or U+FFFD.
+                    // Bytes without a character: the server shows a question mark or U+FFFD, or, at a surrogate in ucs2,
+                    // ends the text.
                     Bson::Binary(value) => {
-                        hex(&value.bytes) == bytes && (characters.contains("3F") || characters.contains("EFBFBD"))
+                        let is_surrogate = |unit: &[u8; 2]| matches!(unit[0], 0xd8..=0xdf);
+                        let is_lost = characters.contains("3F") || characters.contains("EFBFBD");
+                        let is_cut = value.bytes.as_chunks::<2>().0.iter().any(is_surrogate);
+                        hex(&value.bytes) == bytes && (is_lost || is_cut)
                     }
                     _ => false,
                 }

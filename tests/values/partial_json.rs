@@ -41,7 +41,7 @@ async fn json_that_came_as_changes_is_the_whole_value() {
         }
         for update in 0..UPDATES {
             let id = random.usize(..ROWS);
-            let mut changes = vec![format!("k = {update}")];
+            let mut changes = vec![format!("k = {}", update + 1)];
             for column in ["a", "b"] {
                 match random.u8(..16) {
                     0 => changes.push(format!("{column} = {START}")),

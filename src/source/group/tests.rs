@@ -1,0 +1,312 @@
+//! The grammar, event by event: what it lets through, and that everything else is an error which names its place.
+
+use super::*;
+use crate::config::Sources;
+use crate::source::wire_events::{Server, UUID};
+
+fn assembler() -> Assembler {
+    let settings = [
+        ("MYSQL_ADDR", "db:3306"),
+        ("MYSQL_USER", "sdl"),
+        ("MONGO_URI", "mongodb://m/?replicaSet=rs0"),
+        ("EXCLUDE_REGEX", r"^shop\.secret$"),
+    ];
+    let config = Config::from_sources(&Sources::from_environment(settings)).unwrap();
+    Assembler::new(&config, GtidSet::new())
+}
+
+fn feed(assembler: &mut Assembler, events: &[Event]) -> Result<Vec<Item>> {
+    let mut chunk = Chunk::default();
+    for event in events {
+        assembler.event(event, &mut chunk)?;
+    }
+    Ok(chunk.items)
+}
+
+fn refused(events: &[Event]) -> Error {
+    feed(&mut assembler(), events).unwrap_err()
+}
+
+fn documents(items: &[Item]) -> Vec<String> {
+    let meta = |event: &crate::event::ChangeEvent| {
+        let op = event.document.get_str("op").unwrap().to_owned();
+        let meta = event.document.get_document("meta").unwrap();
+        format!(
+            "{op} {}.{}",
+            meta.get_str("db").unwrap(),
+            meta.get_str("tbl").unwrap()
+        )
+    };
+    items
+        .iter()
+        .filter_map(|item| match item {
+            Item::Change(event) => Some(meta(event)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_schema_change_is_a_transaction_by_itself() {
+    let mut server = Server::new();
+    let mut assembler = assembler();
+    let items = feed(
+        &mut assembler,
+        &[server.gtid(1, 0), server.query("CREATE TABLE t (a INT)")],
+    )
+    .unwrap();
+    assert_eq!(documents(&items), ["ddl shop.t"]);
+    assert!(
+        matches!(items.first(), Some(Item::Begin(_))) && matches!(items.last(), Some(Item::End(_)))
+    );
+    assert_eq!(assembler.read().to_string(), format!("{UUID}:1"));
+}
+
+#[test]
+fn markers_make_no_documents_and_an_empty_transaction_moves_the_position() {
+    let mut server = Server::new();
+    let mut assembler = assembler();
+    let events = [
+        server.gtid(1, 0),
+        server.query("BEGIN"),
+        server.query("SAVEPOINT `a`"),
+        server.query("ROLLBACK TO `a`"),
+        server.query("COMMIT"),
+        server.gtid(2, 0),
+        server.query("BEGIN"),
+        server.xid(),
+    ];
+    let items = feed(&mut assembler, &events).unwrap();
+    assert!(documents(&items).is_empty());
+    assert_eq!(assembler.read().to_string(), format!("{UUID}:1-2"));
+}
+
+#[test]
+fn a_filtered_table_is_left_out_and_its_transaction_is_not() {
+    let mut server = Server::new();
+    let mut assembler = assembler();
+    let items = feed(
+        &mut assembler,
+        &[server.gtid(1, 0), server.query("DROP TABLE secret")],
+    )
+    .unwrap();
+    assert!(documents(&items).is_empty());
+    assert_eq!(assembler.transactions(), 1);
+}
+
+#[test]
+fn a_statement_inside_a_transaction_is_recorded_as_its_text() {
+    let mut server = Server::new();
+    let events = [
+        server.gtid(1, 0),
+        server.query("BEGIN"),
+        server.query("UPDATE t SET a = 1"),
+        server.query("COMMIT"),
+    ];
+    assert_eq!(
+        documents(&feed(&mut assembler(), &events).unwrap()),
+        ["statement shop."]
+    );
+}
+
+#[test]
+fn xa_rows_are_prepared_and_decided_in_two_transactions() {
+    let mut server = Server::new();
+    let events = [
+        server.gtid(1, 0),
+        server.query("XA START X'61',X'',1"),
+        server.query("XA END X'61',X'',1"),
+        server.event(event_type::XA_PREPARE, &[0; 14]),
+        server.gtid(2, 0),
+        server.query("XA COMMIT X'61',X'',1"),
+        server.gtid(3, 0),
+        server.query("XA ROLLBACK X'62',X'',1"),
+    ];
+    let items = feed(&mut assembler(), &events).unwrap();
+    assert_eq!(documents(&items), ["xa_commit shop.", "xa_rollback shop."]);
+    assert_eq!(
+        items
+            .iter()
+            .filter(|item| matches!(item, Item::End(_)))
+            .count(),
+        3
+    );
+}
+
+#[test]
+fn a_transaction_with_the_announced_length_passes() {
+    let mut server = Server::new();
+    let sizes = |events: &[Event]| {
+        events
+            .iter()
+            .map(|event| u64::from(event.header().event_size()))
+            .sum::<u64>()
+    };
+    let draft = [server.gtid(1, 200), server.query("BEGIN"), server.xid()];
+    let length = sizes(&draft);
+    let mut server = Server::new();
+    let events = [server.gtid(1, length), server.query("BEGIN"), server.xid()];
+    assert_eq!(sizes(&events), length);
+    feed(&mut assembler(), &events).unwrap();
+}
+
+#[test]
+fn a_transaction_shorter_than_announced_lost_a_part() {
+    let mut server = Server::new();
+    let error = refused(&[server.gtid(1, 250), server.query("BEGIN"), server.xid()]);
+    assert_eq!(error.kind(), Kind::SourceDamaged);
+    assert!(
+        error
+            .to_string()
+            .contains("its GTID event announced 250: a part of it is missing"),
+        "{error}"
+    );
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("in transaction {UUID}:1")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_transaction_without_its_end_is_noticed_at_the_next_one() {
+    let mut server = Server::new();
+    let error = refused(&[server.gtid(1, 0), server.query("BEGIN"), server.gtid(2, 0)]);
+    assert!(
+        error.to_string().contains("begins before this one ended"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_that_ends_inside_a_transaction_is_noticed() {
+    let mut server = Server::new();
+    let mut rotate = 4_u64.to_le_bytes().to_vec();
+    rotate.extend_from_slice(b"binlog.000002");
+    let error = refused(&[
+        server.gtid(1, 0),
+        server.query("BEGIN"),
+        server.event(event_type::ROTATE, &rotate),
+    ]);
+    assert!(
+        error
+            .to_string()
+            .contains("the binlog file ends before the transaction does"),
+        "{error}"
+    );
+}
+
+#[test]
+fn errors_name_file_and_position() {
+    let mut server = Server::new();
+    let mut rotate = 4_u64.to_le_bytes().to_vec();
+    rotate.extend_from_slice(b"binlog.000042");
+    let begin = server.query("COMMIT");
+    let position = begin.header().log_pos() - begin.header().event_size();
+    let error = refused(&[server.event(event_type::ROTATE, &rotate), begin]);
+    assert!(
+        error
+            .to_string()
+            .starts_with(&format!("binlog binlog.000042 at position {position}, ")),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_event_out_of_place_is_an_error() {
+    let rows = [1_u8, 0, 0, 0, 0, 0, 1, 0, 2, 0, 1, 1];
+    let mut table: Vec<(&str, Vec<Event>)> = Vec::new();
+    let mut server = Server::new();
+    table.push((
+        "rows outside",
+        vec![server.event(event_type::WRITE_ROWS, &rows)],
+    ));
+    table.push((
+        "rows before BEGIN",
+        vec![
+            server.gtid(1, 0),
+            server.event(event_type::WRITE_ROWS, &rows),
+        ],
+    ));
+    table.push((
+        "rows without a table map",
+        vec![
+            server.gtid(1, 0),
+            server.query("BEGIN"),
+            server.event(event_type::WRITE_ROWS, &rows),
+        ],
+    ));
+    table.push(("XID outside", vec![server.xid()]));
+    table.push((
+        "statement outside",
+        vec![server.query("CREATE TABLE t (a INT)")],
+    ));
+    table.push((
+        "COMMIT without BEGIN",
+        vec![server.gtid(1, 0), server.query("COMMIT")],
+    ));
+    table.push((
+        "BEGIN twice",
+        vec![
+            server.gtid(1, 0),
+            server.query("BEGIN"),
+            server.query("BEGIN"),
+        ],
+    ));
+    table.push((
+        "XA COMMIT inside",
+        vec![
+            server.gtid(1, 0),
+            server.query("BEGIN"),
+            server.query("XA COMMIT X'61',X'',1"),
+        ],
+    ));
+    table.push((
+        "a rollback of what was logged",
+        vec![
+            server.gtid(1, 0),
+            server.query("BEGIN"),
+            server.query("UPDATE t SET a = 1"),
+            server.query("ROLLBACK"),
+        ],
+    ));
+    table.push((
+        "a table map cut short",
+        vec![server.gtid(1, 0), server.event(event_type::ROWS_QUERY, &[])],
+    ));
+    table.push((
+        "INCIDENT",
+        vec![server.event(event_type::INCIDENT, &[1, 0, 0])],
+    ));
+    table.push(("an unknown type", vec![server.event(99, &[])]));
+    for (name, events) in table {
+        let error = refused(&events);
+        assert_eq!(error.kind(), Kind::SourceDamaged, "{name}: {error}");
+    }
+}
+
+#[test]
+fn what_the_server_marks_as_ignorable_is_passed_over() {
+    let mut server = Server::new();
+    let event = server.flagged(99, event_type::IGNORABLE_FLAG, &[]);
+    assert!(feed(&mut assembler(), &[event]).unwrap().is_empty());
+}
+
+#[test]
+fn a_transaction_without_a_gtid_is_the_servers_setting() {
+    let mut server = Server::new();
+    let error = refused(&[server.event(event_type::ANONYMOUS_GTID, &[0; 42])]);
+    assert_eq!(error.kind(), Kind::SourceSetting);
+    assert!(error.to_string().contains("gtid_mode=ON"), "{error}");
+}
+
+#[test]
+fn a_transaction_that_comes_twice_is_an_error() {
+    let mut server = Server::new();
+    let once = [server.gtid(1, 0), server.query("BEGIN"), server.xid()];
+    let mut assembler = assembler();
+    feed(&mut assembler, &once).unwrap();
+    let error = feed(&mut assembler, &[server.gtid(1, 0)]).unwrap_err();
+    assert!(error.to_string().contains("comes a second time"), "{error}");
+}

@@ -1,0 +1,79 @@
+//! Processor time of processes, from /proc.
+
+#![allow(unreachable_pub)]
+
+use std::fs;
+use std::path::Path;
+
+use mongodb::bson::{Bson, doc};
+
+use crate::common::{Mongod, Mysqld};
+
+/// What /proc counts in, on every Linux: USER_HZ.
+const TICKS_A_SECOND: f64 = 100.0;
+
+/// Seconds of processor time.
+#[derive(Clone, Copy, Debug)]
+pub struct Processor {
+    pub sdl: f64,
+    pub mongod: f64,
+    pub mysqld: f64,
+}
+
+impl Processor {
+    pub fn sum(self) -> f64 {
+        self.sdl + self.mongod + self.mysqld
+    }
+
+    pub fn minus(self, before: Self) -> Self {
+        Self {
+            sdl: self.sdl - before.sdl,
+            mongod: self.mongod - before.mongod,
+            mysqld: self.mysqld - before.mysqld,
+        }
+    }
+}
+
+/// The servers' process numbers, as they tell them.
+#[derive(Clone, Copy, Debug)]
+pub struct Servers {
+    mongod: u32,
+    mysqld: u32,
+}
+
+impl Servers {
+    pub async fn find(mysqld: &Mysqld, mongod: &Mongod) -> Self {
+        let status = mongod.admin(doc! { "serverStatus": 1 }).await;
+        let mongod = match status.get("pid") {
+            Some(Bson::Int64(pid)) => u32::try_from(*pid).expect("a process number"),
+            Some(Bson::Int32(pid)) => u32::try_from(*pid).expect("a process number"),
+            other => panic!("serverStatus has no pid but {other:?}"),
+        };
+        let file: String = mysqld.query_one("SELECT @@pid_file").await;
+        let pid =
+            fs::read_to_string(mysqld.datadir().join(Path::new(&file))).expect("mysqld's pid file");
+        Self {
+            mongod,
+            mysqld: pid.trim().parse().expect("a process number"),
+        }
+    }
+
+    /// Time used so far; `sdl` is 0 before it runs.
+    pub fn used(self, sdl: Option<u32>) -> Processor {
+        Processor {
+            sdl: sdl.map_or(0.0, seconds),
+            mongod: seconds(self.mongod),
+            mysqld: seconds(self.mysqld),
+        }
+    }
+}
+
+/// utime + stime of a running process.
+fn seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is running");
+    // The name stands in parentheses and may hold anything; state is the first field after it, utime the 12th.
+    let after_name = stat.rsplit_once(')').expect("a name in parentheses").1;
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    let ticks = |index: usize| fields[index].parse::<f64>().expect("a number of ticks");
+    (ticks(11) + ticks(12)) / TICKS_A_SECOND
+}
