@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bson::DateTime;
 
 use crate::event::ChangeEvent;
-use crate::offset::Offset;
+use crate::offset::{LastTransaction, Offset};
 use crate::position::{BinlogPosition, Gtid, PartialTransaction};
 
 /// What the reader hands to the batcher, in binlog order.
@@ -221,7 +221,10 @@ impl Batcher {
         if *self.progress.server_uuid != *end.server_uuid {
             self.progress.server_uuid = end.server_uuid.to_string();
         }
-        self.progress.timestamp = Some(end.timestamp);
+        self.progress.last = Some(LastTransaction {
+            gtid: Gtid::clone(&open.gtid),
+            timestamp: end.timestamp,
+        });
         self.complete = self.events.len();
         self.complete_bytes = self.bytes;
         self.moved = true;

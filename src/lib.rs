@@ -13,6 +13,8 @@
 //!
 //! What they share are values that know no I/O: [`position`], [`event`], [`batch`], [`offset`], [`error`].
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod batch;
 pub mod bson_writer;
 pub mod config;

@@ -6,7 +6,7 @@
 
 use bson::{Bson, DateTime, Document, doc};
 
-use crate::position::{BinlogPosition, GtidSet, PartialTransaction};
+use crate::position::{BinlogPosition, Gtid, GtidSet, PartialTransaction};
 
 /// The flavor written to the offset of a source read as MySQL.
 pub const FLAVOR_MYSQL: &str = "mysql";
@@ -24,8 +24,18 @@ pub struct Offset {
     pub n: i64,
     /// Which daemon owns the source; each start takes the next one. Needed: it is the fence.
     pub epoch: i64,
-    /// Commit time, on the source, of the last transaction covered. For people.
-    pub timestamp: Option<DateTime>,
+    /// The last transaction covered; `None` until one was. Needed: the next connection asks for it again and compares, so
+    /// that a server whose history was reset and has grown anew is not taken for the one that was read.
+    pub last: Option<LastTransaction>,
+}
+
+/// A transaction by which a server's history is recognized.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LastTransaction {
+    /// Its GTID.
+    pub gtid: Gtid,
+    /// Its commit time on the original server, in milliseconds; the same on every server that has it.
+    pub timestamp: DateTime,
 }
 
 /// An offset document that sdl cannot have written.
@@ -49,7 +59,8 @@ impl Offset {
             "batch": self.batch,
             "n": self.n,
             "partial": partial_bson(self.position.partial.as_ref()),
-            "ts": self.timestamp,
+            "ts": self.last.as_ref().map(|last| last.timestamp),
+            "last_gtid": self.last.as_ref().map(|last| last.gtid.to_string()),
         }
     }
 
@@ -71,7 +82,7 @@ impl Offset {
             } else {
                 0
             },
-            timestamp: document.get_datetime("ts").ok().copied(),
+            last: last_from_document(document)?,
         })
     }
 }
@@ -124,6 +135,19 @@ pub fn position_from_document(document: &Document) -> Result<BinlogPosition, Off
     })
 }
 
+fn last_from_document(document: &Document) -> Result<Option<LastTransaction>, OffsetError> {
+    match (document.get_str("last_gtid"), document.get_datetime("ts")) {
+        (Ok(gtid), Ok(timestamp)) => Ok(Some(LastTransaction {
+            gtid: gtid.parse().map_err(|error| OffsetError {
+                field: "last_gtid",
+                problem: format!("{error}"),
+            })?,
+            timestamp: *timestamp,
+        })),
+        _ => Ok(None),
+    }
+}
+
 fn partial_bson(partial: Option<&PartialTransaction>) -> Bson {
     match partial {
         Some(partial) => Bson::Document(doc! {
@@ -172,7 +196,10 @@ mod tests {
             batch: 7,
             n: 4000,
             epoch: 3,
-            timestamp: Some(DateTime::from_millis(1_700_000_000_123)),
+            last: Some(LastTransaction {
+                gtid: "3e11fa47-71ca-11e1-9e33-c80aa9429562:5".parse().unwrap(),
+                timestamp: DateTime::from_millis(1_700_000_000_123),
+            }),
         }
     }
 
@@ -198,7 +225,8 @@ mod tests {
                 "batch",
                 "n",
                 "partial",
-                "ts"
+                "ts",
+                "last_gtid"
             ]
         );
     }

@@ -125,7 +125,7 @@ mod tests {
             batch,
             n: 10,
             epoch: 2,
-            timestamp: None,
+            last: None,
         }
     }
 

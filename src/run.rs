@@ -154,7 +154,7 @@ impl Daemon {
         let (committed_sender, committed) = watch::channel(Tally::default());
         let store = committer.store().clone();
         let epoch = committer.epoch();
-        let read = offset.position.gtid.clone();
+        let from = offset.clone();
         Self {
             batcher: Batcher::new(offset, config.batch_size, config.batch_bytes),
             store,
@@ -169,7 +169,7 @@ impl Daemon {
             source: tokio::spawn(source::read(
                 Arc::clone(&config),
                 epoch,
-                read,
+                from,
                 chunk_sender,
                 stopped,
             )),

@@ -4,6 +4,7 @@
 //! point that is never reached fails its test. Every crash happens twice: at the first time the daemon comes by, and in the
 //! middle of a transaction that is larger than a batch. The binlog is the same for all of them and does not change; each run
 //! writes a database of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg(feature = "failpoints")]
 
 mod common;
@@ -104,21 +105,38 @@ impl Run {
         // Runs read at the same time: under one name they would be one replica, of which the server serves the newest.
         let name = format!("mysql://{}/{}", mysqld.addr(), settings.database());
         let settings = settings.set("SOURCE_ID", name);
-        Self { settings, mysqld, mongod }
+        Self {
+            settings,
+            mysqld,
+            mongod,
+        }
     }
 
     /// Starts a daemon that aborts at the crash point, waits until it did, and checks what it left.
     async fn crash(&self, point: &str, when: &str) {
-        let settings = self.settings.clone().set("FAILPOINTS", format!("{point}={when}"));
+        let settings = self
+            .settings
+            .clone()
+            .set("FAILPOINTS", format!("{point}={when}"));
         let daemon = Daemon::start(&settings);
         let (code, _) = daemon.wait_exit(SOON).await;
         assert_eq!(code, ABORTED, "the daemon was to die at {point}={when}");
         // A reader never sees half a commit, not even now.
         let database = self.mongod.database(self.settings.database()).await;
         let changes = mongo::changes(&database).await;
-        assert_eq!(fold::sequence(&changes), Vec::<String>::new(), "after {point}={when}");
-        let n = mongo::offset(&database).await.map_or(0, |offset| offset.get_i64("n").expect("n"));
-        assert_eq!(n, changes.len() as i64, "documents and offset disagree after {point}={when}");
+        assert_eq!(
+            fold::sequence(&changes),
+            Vec::<String>::new(),
+            "after {point}={when}"
+        );
+        let n = mongo::offset(&database)
+            .await
+            .map_or(0, |offset| offset.get_i64("n").expect("n"));
+        assert_eq!(
+            n,
+            changes.len() as i64,
+            "documents and offset disagree after {point}={when}"
+        );
     }
 
     async fn pending(&self) -> u64 {
@@ -139,10 +157,19 @@ impl Run {
         let daemon = Daemon::start(&self.settings);
         daemon.wait_for_log(STREAMING, SOON).await;
         let recovery = started.elapsed();
-        eprintln!("{after}: {pending} batches pending, partial: {partial}; streaming after {recovery:?}");
-        assert!(recovery < RECOVERY, "after {after} it took {recovery:?} to stream again");
+        eprintln!(
+            "{after}: {pending} batches pending, partial: {partial}; streaming after {recovery:?}"
+        );
+        assert!(
+            recovery < RECOVERY,
+            "after {after} it took {recovery:?} to stream again"
+        );
         let line = format!("Recovering {pending} pending batches");
-        assert_eq!(daemon.has_logged(&line), pending > 0, "{line:?} after {after}");
+        assert_eq!(
+            daemon.has_logged(&line),
+            pending > 0,
+            "{line:?} after {after}"
+        );
         caught_up(self.mysqld, self.mongod, self.settings.database()).await;
         fold::assert_exact(self.mysqld, self.mongod, self.settings.database(), &TABLES).await;
         daemon.signal(Signal::TERM);
@@ -153,7 +180,10 @@ impl Run {
 #[tokio::test]
 async fn a_crash_at_every_crash_point_when_it_is_first_passed_is_recovered() {
     let mongod = Mongod::shared().await;
-    for point in CRASH_POINTS.iter().filter(|point| **point != DURING_RECOVERY) {
+    for point in CRASH_POINTS
+        .iter()
+        .filter(|point| **point != DURING_RECOVERY)
+    {
         let run = Run::new(mongod).await;
         run.crash(point, FIRST).await;
         run.recover(point).await;
@@ -163,15 +193,32 @@ async fn a_crash_at_every_crash_point_when_it_is_first_passed_is_recovered() {
 #[tokio::test]
 async fn a_crash_at_every_crash_point_in_the_middle_of_a_large_transaction_is_recovered() {
     /// Between the first write of a commit and its end: one per batch, in order.
-    const COMMIT: [&str; 6] =
-        ["before-transaction", "after-offset", "after-insert", "before-commit", "after-commit", "after-unstage"];
+    const COMMIT: [&str; 6] = [
+        "before-transaction",
+        "after-offset",
+        "after-insert",
+        "before-commit",
+        "after-commit",
+        "after-unstage",
+    ];
     let mongod = Mongod::shared().await;
-    assert!(COMMIT.iter().chain(&ONCE).all(|point| CRASH_POINTS.contains(point)));
-    for point in CRASH_POINTS.iter().filter(|point| **point != DURING_RECOVERY && !ONCE.contains(point)) {
+    assert!(
+        COMMIT
+            .iter()
+            .chain(&ONCE)
+            .all(|point| CRASH_POINTS.contains(point))
+    );
+    for point in CRASH_POINTS
+        .iter()
+        .filter(|point| **point != DURING_RECOVERY && !ONCE.contains(point))
+    {
         let run = Run::new(mongod).await;
         run.crash(point, IN_THE_MIDDLE).await;
         if COMMIT.contains(point) {
-            assert!(run.is_partial().await, "{point} was to be hit inside the large transaction");
+            assert!(
+                run.is_partial().await,
+                "{point} was to be hit inside the large transaction"
+            );
         }
         run.recover(point).await;
     }
@@ -181,11 +228,20 @@ async fn a_crash_at_every_crash_point_in_the_middle_of_a_large_transaction_is_re
 #[tokio::test]
 async fn a_crash_while_a_crash_is_recovered_is_recovered() {
     let mongod = Mongod::shared().await;
-    for point in ["after-take-over", DURING_RECOVERY, "after-offset", "before-commit", "after-commit"] {
+    for point in [
+        "after-take-over",
+        DURING_RECOVERY,
+        "after-offset",
+        "before-commit",
+        "after-commit",
+    ] {
         let run = Run::new(mongod).await;
         // Batches are staged ahead of the one that commits: most of them stay pending.
         run.crash("before-commit", IN_THE_MIDDLE).await;
-        assert!(run.pending().await > 0, "there was to be something to recover");
+        assert!(
+            run.pending().await > 0,
+            "there was to be something to recover"
+        );
         for _ in 0..2 {
             // At the second crash point of a recovery nothing may be pending any more.
             if run.pending().await > 0 {
@@ -205,7 +261,11 @@ async fn a_crash_in_the_middle_of_a_commit_leaves_no_lock_in_the_way() {
     for point in ["after-offset", "after-insert", "before-commit"] {
         let run = Run::new(mongod).await;
         run.crash(point, IN_THE_MIDDLE).await;
-        assert_eq!(open_transactions(mongod).await, 1, "the crash at {point} was to leave a transaction open");
+        assert_eq!(
+            open_transactions(mongod).await,
+            1,
+            "the crash at {point} was to leave a transaction open"
+        );
         run.recover(point).await;
         assert_eq!(open_transactions(mongod).await, 0);
     }

@@ -6,6 +6,7 @@
 //! ones larger than a batch, and schema changes in between. Meanwhile the daemon is killed (SIGKILL) at random moments and
 //! started again. Every random choice follows from one seed, which is printed; SDL_SEED repeats it. (The moments of the kills
 //! and the order of the clients are the machine's.)
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
@@ -31,7 +32,13 @@ const SOON: Duration = Duration::from_secs(30);
 const STREAMING: &str = "Connected to MySQL";
 
 /// What is compared in the end. `comes_and_goes` is one of them: whether it is there in the end, its last statement says.
-const TABLES: [&str; 5] = ["fold.keyed", "fold.composite", "fold.nokey", "fold.altered", "fold.wiped"];
+const TABLES: [&str; 5] = [
+    "fold.keyed",
+    "fold.composite",
+    "fold.nokey",
+    "fold.altered",
+    "fold.wiped",
+];
 
 /// Errors that a client of a database under concurrent schema changes meets and tries again after: deadlock, lock wait
 /// timeout, table definition changed, no such table, table exists, unknown column, duplicate column, duplicate key, can't
@@ -43,7 +50,10 @@ const COLUMNS: [(&str, Option<i32>); 3] = [("c1", None), ("c2", Some(7)), ("c3",
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_documents_folded_are_the_tables_after_random_load_and_kills() {
-    let seed = std::env::var("SDL_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().expect("SDL_SEED is a number"));
+    let seed = std::env::var("SDL_SEED").map_or_else(
+        |_| fastrand::u64(..),
+        |seed| seed.parse().expect("SDL_SEED is a number"),
+    );
     eprintln!("SDL_SEED={seed}");
     let (mysqld, mongod) = tokio::join!(Mysqld::start(), Mongod::start());
     let mysqld = Arc::new(mysqld);
@@ -63,7 +73,12 @@ async fn the_documents_folded_are_the_tables_after_random_load_and_kills() {
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let random = Rng::with_seed(seed.wrapping_add(number));
-            tokio::spawn(run_client(Arc::clone(&mysqld), number, random, Arc::clone(&stop)))
+            tokio::spawn(run_client(
+                Arc::clone(&mysqld),
+                number,
+                random,
+                Arc::clone(&stop),
+            ))
         })
         .collect();
 
@@ -80,7 +95,11 @@ async fn the_documents_folded_are_the_tables_after_random_load_and_kills() {
         }
         // The moment of the kill is the fault itself.
         tokio::time::sleep(Duration::from_millis(random.u64(..1500))).await;
-        assert!(daemon.is_running(), "sdl ended by itself: {:#?}", daemon.logs());
+        assert!(
+            daemon.is_running(),
+            "sdl ended by itself: {:#?}",
+            daemon.logs()
+        );
         daemon.kill9();
         kills += 1;
     }
@@ -94,22 +113,41 @@ async fn the_documents_folded_are_the_tables_after_random_load_and_kills() {
 
     let daemon = Daemon::start(&settings);
     daemon.wait_for_log(STREAMING, SOON).await;
-    caught_up_within(&mysqld, &mongod, settings.database(), Duration::from_secs(180)).await;
+    caught_up_within(
+        &mysqld,
+        &mongod,
+        settings.database(),
+        Duration::from_secs(180),
+    )
+    .await;
     let mut tables = TABLES.to_vec();
-    let there: Option<String> = mysqld.root().await.query_first("SHOW TABLES FROM fold LIKE 'comes_and_goes'").await.expect("SHOW TABLES");
+    let there: Option<String> = mysqld
+        .root()
+        .await
+        .query_first("SHOW TABLES FROM fold LIKE 'comes_and_goes'")
+        .await
+        .expect("SHOW TABLES");
     if there.is_some() {
         tables.push("fold.comes_and_goes");
     }
     fold::assert_exact_with(&mysqld, &mongod, settings.database(), &tables, &alter).await;
-    eprintln!("{} documents", mongod.changes(settings.database()).await.len());
+    eprintln!(
+        "{} documents",
+        mongod.changes(settings.database()).await.len()
+    );
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait_exit(SOON).await.0, 0);
 }
 
 /// What `ALTER TABLE fold.altered ADD COLUMN c INT DEFAULT d` and `… DROP COLUMN c` do to the rows.
 fn alter(tables: &mut Tables, change: &Document) {
-    let query = change.get_document("meta").and_then(|meta| meta.get_str("query")).unwrap_or_default();
-    let Some(rest) = query.strip_prefix("ALTER TABLE fold.altered ") else { return };
+    let query = change
+        .get_document("meta")
+        .and_then(|meta| meta.get_str("query"))
+        .unwrap_or_default();
+    let Some(rest) = query.strip_prefix("ALTER TABLE fold.altered ") else {
+        return;
+    };
     let words: Vec<&str> = rest.split_whitespace().collect();
     let (verb, column) = (words[0], words[2]);
     let table = tables.entry("fold.altered".to_owned()).or_default();
@@ -157,13 +195,27 @@ impl Done {
     /// A test that claims these must have had them.
     fn assert_everything_happened(&self) {
         let all = [
-            self.committed, self.compressed, self.large, self.rolled_back, self.to_savepoint, self.xa, self.schema_changes,
+            self.committed,
+            self.compressed,
+            self.large,
+            self.rolled_back,
+            self.to_savepoint,
+            self.xa,
+            self.schema_changes,
         ];
-        assert!(all.iter().all(|count| *count > 0), "not everything happened: {self:?}");
+        assert!(
+            all.iter().all(|count| *count > 0),
+            "not everything happened: {self:?}"
+        );
     }
 }
 
-async fn run_client(mysqld: Arc<Mysqld>, number: u64, mut random: Rng, stop: Arc<AtomicBool>) -> Done {
+async fn run_client(
+    mysqld: Arc<Mysqld>,
+    number: u64,
+    mut random: Rng,
+    stop: Arc<AtomicBool>,
+) -> Done {
     let mut connection = mysqld.root().await;
     // Concurrent schema changes make clients wait for each other; a deadlock of metadata locks shall pass soon.
     connection
@@ -177,7 +229,13 @@ async fn run_client(mysqld: Arc<Mysqld>, number: u64, mut random: Rng, stop: Arc
             0..4 => schema_change(&mut connection, &mut random, &mut done).await,
             4..8 => {
                 xa += 1;
-                xa_transaction(&mut connection, &mut random, &format!("'client-{number}-{xa}'"), &mut done).await
+                xa_transaction(
+                    &mut connection,
+                    &mut random,
+                    &format!("'client-{number}-{xa}'"),
+                    &mut done,
+                )
+                .await
             }
             _ => transaction(&mut connection, &mut random, &mut done).await,
         };
@@ -195,15 +253,27 @@ async fn run_client(mysqld: Arc<Mysqld>, number: u64, mut random: Rng, stop: Arc
     done
 }
 
-async fn transaction(connection: &mut Conn, random: &mut Rng, done: &mut Done) -> mysql_async::Result<()> {
+async fn transaction(
+    connection: &mut Conn,
+    random: &mut Rng,
+    done: &mut Done,
+) -> mysql_async::Result<()> {
     let compressed = random.u8(..5) == 0;
     let compression = if compressed { "ON" } else { "OFF" };
-    connection.query_drop(format!("SET SESSION binlog_transaction_compression = {compression}")).await?;
+    connection
+        .query_drop(format!(
+            "SET SESSION binlog_transaction_compression = {compression}"
+        ))
+        .await?;
     connection.query_drop("BEGIN").await?;
     let large = random.u8(..25) == 0;
     if large {
-        let rows: Vec<String> = (0..random.u32(60..300)).map(|row| format!("({}, 'row {row}', NULL)", random.i8(..))).collect();
-        connection.query_drop(format!("INSERT INTO fold.nokey VALUES {}", rows.join(","))).await?;
+        let rows: Vec<String> = (0..random.u32(60..300))
+            .map(|row| format!("({}, 'row {row}', NULL)", random.i8(..)))
+            .collect();
+        connection
+            .query_drop(format!("INSERT INTO fold.nokey VALUES {}", rows.join(",")))
+            .await?;
     }
     for _ in 0..random.u8(1..6) {
         connection.query_drop(change(random)).await?;
@@ -239,23 +309,59 @@ async fn transaction(connection: &mut Conn, random: &mut Rng, done: &mut Done) -
 fn change(random: &mut Rng) -> String {
     let small = random.i32(-100..100);
     match random.u8(..16) {
-        0..4 => format!("INSERT INTO fold.keyed (v, t) VALUES ({}, {})", random.u32(..), text(random)),
-        4 => format!("UPDATE fold.keyed SET v = {}, t = CONCAT(LEFT(t, 50), 'é漢🎈') ORDER BY id DESC LIMIT {}", random.u32(..), random.u8(1..5)),
-        5 => format!("DELETE FROM fold.keyed WHERE id % 11 = {} ORDER BY id LIMIT 3", random.u8(..11)),
+        0..4 => format!(
+            "INSERT INTO fold.keyed (v, t) VALUES ({}, {})",
+            random.u32(..),
+            text(random)
+        ),
+        4 => format!(
+            "UPDATE fold.keyed SET v = {}, t = CONCAT(LEFT(t, 50), 'é漢🎈') ORDER BY id DESC LIMIT {}",
+            random.u32(..),
+            random.u8(1..5)
+        ),
+        5 => format!(
+            "DELETE FROM fold.keyed WHERE id % 11 = {} ORDER BY id LIMIT 3",
+            random.u8(..11)
+        ),
         6..8 => format!(
             "REPLACE INTO fold.composite VALUES ({}, 'b{}', {small}.{:04}, '20{:02}-02-28')",
-            random.u8(..20), random.u8(..20), random.u16(..10_000), random.u8(..100)
+            random.u8(..20),
+            random.u8(..20),
+            random.u16(..10_000),
+            random.u8(..100)
         ),
         // The key itself changes.
-        8 => format!("UPDATE IGNORE fold.composite SET a = a + {small}, amount = -amount WHERE a = {}", random.u8(..20)),
-        9 => format!("DELETE FROM fold.composite WHERE b = 'b{}' LIMIT 2", random.u8(..20)),
+        8 => format!(
+            "UPDATE IGNORE fold.composite SET a = a + {small}, amount = -amount WHERE a = {}",
+            random.u8(..20)
+        ),
+        9 => format!(
+            "DELETE FROM fold.composite WHERE b = 'b{}' LIMIT 2",
+            random.u8(..20)
+        ),
         // The same row several times.
-        10 => format!("INSERT INTO fold.nokey VALUES ({0}, 'twin', x'00ff'), ({0}, 'twin', x'00ff')", random.i8(..)),
-        11 => format!("UPDATE fold.nokey SET y = 'changed', z = NULL WHERE x = {} LIMIT 2", random.i8(..)),
+        10 => format!(
+            "INSERT INTO fold.nokey VALUES ({0}, 'twin', x'00ff'), ({0}, 'twin', x'00ff')",
+            random.i8(..)
+        ),
+        11 => format!(
+            "UPDATE fold.nokey SET y = 'changed', z = NULL WHERE x = {} LIMIT 2",
+            random.i8(..)
+        ),
         12 => format!("DELETE FROM fold.nokey WHERE x = {} LIMIT 3", random.i8(..)),
-        13 => format!("REPLACE INTO fold.altered (id, v) VALUES ({}, {}.25)", random.u8(..200), small),
-        14 => format!("UPDATE fold.altered SET v = v * 2 WHERE id % 13 = {}", random.u8(..13)),
-        _ => format!("INSERT INTO fold.wiped (v) VALUES (x'{:08x}')", random.u32(..)),
+        13 => format!(
+            "REPLACE INTO fold.altered (id, v) VALUES ({}, {}.25)",
+            random.u8(..200),
+            small
+        ),
+        14 => format!(
+            "UPDATE fold.altered SET v = v * 2 WHERE id % 13 = {}",
+            random.u8(..13)
+        ),
+        _ => format!(
+            "INSERT INTO fold.wiped (v) VALUES (x'{:08x}')",
+            random.u32(..)
+        ),
     }
 }
 
@@ -267,38 +373,66 @@ fn text(random: &mut Rng) -> String {
         _ => random.u32(..40),
     };
     // Never so large that the value would stand beside its document: that is another test's.
-    format!("LEFT(REPEAT('{}', {length}), {length})", ["x", "ä", "0123456789", "\\'"][random.usize(..4)])
+    format!(
+        "LEFT(REPEAT('{}', {length}), {length})",
+        ["x", "ä", "0123456789", "\\'"][random.usize(..4)]
+    )
 }
 
 /// Two phases, as a transaction manager does it. Only inserts: they meet no locks of others.
-async fn xa_transaction(connection: &mut Conn, random: &mut Rng, id: &str, done: &mut Done) -> mysql_async::Result<()> {
-    connection.query_drop("SET SESSION binlog_transaction_compression = OFF").await?;
+async fn xa_transaction(
+    connection: &mut Conn,
+    random: &mut Rng,
+    id: &str,
+    done: &mut Done,
+) -> mysql_async::Result<()> {
+    connection
+        .query_drop("SET SESSION binlog_transaction_compression = OFF")
+        .await?;
     connection.query_drop(format!("XA START {id}")).await?;
     for _ in 0..random.u8(1..4) {
-        connection.query_drop(format!("INSERT INTO fold.nokey VALUES ({}, 'xa', NULL)", random.i8(..))).await?;
+        connection
+            .query_drop(format!(
+                "INSERT INTO fold.nokey VALUES ({}, 'xa', NULL)",
+                random.i8(..)
+            ))
+            .await?;
     }
     connection.query_drop(format!("XA END {id}")).await?;
     if random.bool() {
         connection.query_drop(format!("XA PREPARE {id}")).await?;
         connection.query_drop(format!("XA COMMIT {id}")).await?;
     } else {
-        connection.query_drop(format!("XA COMMIT {id} ONE PHASE")).await?;
+        connection
+            .query_drop(format!("XA COMMIT {id} ONE PHASE"))
+            .await?;
     }
     done.xa += 1;
     Ok(())
 }
 
-async fn schema_change(connection: &mut Conn, random: &mut Rng, done: &mut Done) -> mysql_async::Result<()> {
+async fn schema_change(
+    connection: &mut Conn,
+    random: &mut Rng,
+    done: &mut Done,
+) -> mysql_async::Result<()> {
     let (column, default) = COLUMNS[random.usize(..COLUMNS.len())];
     let default = default.map_or("NULL".to_owned(), |value| value.to_string());
     let sql = match random.u8(..10) {
         0..3 => format!("ALTER TABLE fold.altered ADD COLUMN {column} INT DEFAULT {default}"),
         3..6 => format!("ALTER TABLE fold.altered DROP COLUMN {column}"),
         6..8 => "TRUNCATE TABLE fold.wiped".to_owned(),
-        8 => "CREATE TABLE fold.comes_and_goes (id INT AUTO_INCREMENT PRIMARY KEY, v INT)".to_owned(),
+        8 => {
+            "CREATE TABLE fold.comes_and_goes (id INT AUTO_INCREMENT PRIMARY KEY, v INT)".to_owned()
+        }
         _ => "DROP TABLE IF EXISTS fold.comes_and_goes".to_owned(),
     };
     connection.query_drop(sql).await?;
     done.schema_changes += 1;
-    connection.query_drop(format!("INSERT INTO fold.comes_and_goes (v) VALUES ({}), (1)", random.u8(..))).await
+    connection
+        .query_drop(format!(
+            "INSERT INTO fold.comes_and_goes (v) VALUES ({}), (1)",
+            random.u8(..)
+        ))
+        .await
 }

@@ -4,6 +4,7 @@
 //! Purged binlogs, a reset, another server behind the same address, one that lacks transactions of somebody else: each of
 //! them would be streamed by MySQL without a word, from wherever it can. Each is met twice: at a start, and by a daemon that
 //! is running and comes back after a cut. The first position (START_FROM) is here too: it is chosen once, and kept.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
@@ -16,11 +17,15 @@ use mysql_async::prelude::Queryable;
 
 const SOON: Duration = Duration::from_secs(30);
 
+/// For a daemon to notice that it must not go on; on a quiet connection it asks every half minute.
+const VERDICT: Duration = Duration::from_secs(60);
+
 const STREAMING: &str = "Connected to MySQL";
 
 const TABLE: &str = "shop.t";
 
-const CREATE: &str = "CREATE DATABASE shop; CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(20))";
+const CREATE: &str =
+    "CREATE DATABASE shop; CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(20))";
 
 async fn start_mysqld() -> Mysqld {
     let mysqld = Mysqld::start().await;
@@ -62,10 +67,14 @@ async fn recorded(mongod: &Mongod, database: &str) -> (Document, Vec<Document>) 
 
 /// The daemon ends with exit 3, and its last error says all of `parts`.
 async fn assert_refuses(daemon: &Daemon, parts: &[&str]) {
-    let (code, _) = daemon.wait_exit(SOON).await;
+    let (code, _) = daemon.wait_exit(VERDICT).await;
     assert_eq!(code, 3, "{:#?}", daemon.logs());
     let lines = daemon.logs();
-    let verdict = lines.iter().rev().find(|line| line.contains("exit=3")).expect("the last word before exit 3");
+    let verdict = lines
+        .iter()
+        .rev()
+        .find(|line| line.contains("exit=3"))
+        .expect("the last word before exit 3");
     for part in parts {
         assert!(verdict.contains(part), "{part:?} is not in: {verdict}");
     }
@@ -76,7 +85,11 @@ async fn assert_start_is_refused(mongod: &Mongod, settings: &Settings, parts: &[
     let before = recorded(mongod, settings.database()).await;
     for _ in 0..2 {
         assert_refuses(&Daemon::start(settings), parts).await;
-        assert_eq!(recorded(mongod, settings.database()).await, before, "nothing is skipped");
+        assert_eq!(
+            recorded(mongod, settings.database()).await,
+            before,
+            "nothing is skipped"
+        );
     }
 }
 
@@ -84,8 +97,14 @@ async fn assert_start_is_refused(mongod: &Mongod, settings: &Settings, parts: &[
 async fn last_own_gno(mysqld: &Mysqld) -> u64 {
     let executed = mysqld.executed_gtid().await;
     let own = server_uuid(mysqld).await;
-    let set = executed.split(',').find(|set| set.starts_with(&own)).unwrap_or_default();
-    set.rsplit(['-', ':']).next().and_then(|last| last.parse().ok()).expect("a set such as uuid:1-5")
+    let set = executed
+        .split(',')
+        .find(|set| set.starts_with(&own))
+        .unwrap_or_default();
+    set.rsplit(['-', ':'])
+        .next()
+        .and_then(|last| last.parse().ok())
+        .expect("a set such as uuid:1-5")
 }
 
 async fn server_uuid(mysqld: &Mysqld) -> String {
@@ -106,7 +125,11 @@ async fn binlogs_purged_past_the_offset_while_the_daemon_is_down_are_a_gap() {
     insert(&mysqld, 4).await;
     mysqld.exec(PURGE).await;
     insert(&mysqld, 2).await;
-    let missing = format!("4 transaction(s) that are not recorded yet: {uuid}:{}-{};", last + 1, last + 4);
+    let missing = format!(
+        "4 transaction(s) that are not recorded yet: {uuid}:{}-{};",
+        last + 1,
+        last + 4
+    );
     assert_start_is_refused(mongod, &settings, &["binlog gap", &missing]).await;
 }
 
@@ -118,7 +141,12 @@ async fn a_gap_of_one_transaction_is_found_too() {
     let (uuid, last) = (server_uuid(&mysqld).await, last_own_gno(&mysqld).await);
     insert(&mysqld, 1).await;
     mysqld.exec(PURGE).await;
-    assert_start_is_refused(mongod, &settings, &["binlog gap", &format!(": {uuid}:{};", last + 1)]).await;
+    assert_start_is_refused(
+        mongod,
+        &settings,
+        &["binlog gap", &format!(": {uuid}:{};", last + 1)],
+    )
+    .await;
 }
 
 /// The connection is cut while the daemon stands still, so that it has not read what is purged meanwhile.
@@ -139,7 +167,11 @@ async fn binlogs_purged_while_a_running_daemon_is_cut_off_are_a_gap() {
     daemon.signal(Signal::CONT);
     let missing = format!("{uuid}:{}-{};", last + 1, last + 4);
     assert_refuses(&daemon, &["binlog gap", &missing]).await;
-    assert_eq!(recorded(mongod, settings.database()).await, before, "nothing is skipped");
+    assert_eq!(
+        recorded(mongod, settings.database()).await,
+        before,
+        "nothing is skipped"
+    );
 }
 
 /// The server restarts, writes and purges before it lets anybody in.
@@ -152,16 +184,22 @@ async fn binlogs_purged_while_mysql_restarts_under_a_running_daemon_are_a_gap() 
     caught_up(&mysqld, mongod, settings.database()).await;
     let (uuid, last) = (server_uuid(&mysqld).await, last_own_gno(&mysqld).await);
     let before = recorded(mongod, settings.database()).await;
-    mysqld.stop().await;
+    mysqld.kill();
     let script = mysqld.datadir().join("before-anybody.sql");
     std::fs::write(
         &script,
         "INSERT INTO shop.t (v) VALUES ('unseen');\nFLUSH BINARY LOGS;\nPURGE BINARY LOGS BEFORE '2037-01-01';\n",
     )
     .expect("a file in target/tmp");
-    mysqld.start_again_with(&[&format!("--init-file={}", script.display())]).await;
+    mysqld
+        .start_again_with(&[&format!("--init-file={}", script.display())])
+        .await;
     assert_refuses(&daemon, &["binlog gap", &format!("{uuid}:{}", last + 1)]).await;
-    assert_eq!(recorded(mongod, settings.database()).await, before, "nothing is skipped");
+    assert_eq!(
+        recorded(mongod, settings.database()).await,
+        before,
+        "nothing is skipped"
+    );
 }
 
 /// The offset follows transactions that leave no document, or a purge would overtake it.
@@ -171,7 +209,9 @@ async fn a_purge_of_transactions_that_the_filters_leave_out_is_no_gap() {
     let settings = Settings::new(&mysqld, mongod).set("INCLUDE_REGEX", r"^shop\.audited$");
     read_all_and_stop(&mysqld, mongod, &settings).await;
     mysqld.exec(PURGE).await;
-    mysqld.exec("CREATE TABLE shop.audited (id INT PRIMARY KEY); INSERT INTO shop.audited VALUES (1)").await;
+    mysqld
+        .exec("CREATE TABLE shop.audited (id INT PRIMARY KEY); INSERT INTO shop.audited VALUES (1)")
+        .await;
     let daemon = Daemon::start(&settings);
     daemon.wait_for_log(STREAMING, SOON).await;
     caught_up(&mysqld, mongod, settings.database()).await;
@@ -187,12 +227,24 @@ async fn a_reset_while_the_daemon_is_down_is_refused() {
     read_all_and_stop(&mysqld, mongod, &settings).await;
     let (uuid, last) = (server_uuid(&mysqld).await, last_own_gno(&mysqld).await);
     mysqld.exec("RESET BINARY LOGS AND GTIDS").await;
-    assert_start_is_refused(mongod, &settings, &["behind the saved position", &format!("{uuid}:1-{last};")]).await;
+    assert_start_is_refused(
+        mongod,
+        &settings,
+        &["behind the saved position", &format!("{uuid}:1-{last};")],
+    )
+    .await;
     // Some of the numbers are given a second time.
     insert(&mysqld, 2).await;
-    assert_start_is_refused(mongod, &settings, &["behind the saved position", &format!("{uuid}:3-{last};")]).await;
+    assert_start_is_refused(
+        mongod,
+        &settings,
+        &["behind the saved position", &format!("{uuid}:3-{last};")],
+    )
+    .await;
 }
 
+/// The server says nothing of it to a replica that is connected: its dump sends heartbeats, and nothing else until the new
+/// binlog is longer than the old one was.
 #[tokio::test]
 async fn a_reset_under_a_running_daemon_is_refused() {
     let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
@@ -205,8 +257,38 @@ async fn a_reset_under_a_running_daemon_is_refused() {
     mysqld.exec("RESET BINARY LOGS AND GTIDS").await;
     insert(&mysqld, 2).await;
     let uuid = server_uuid(&mysqld).await;
-    assert_refuses(&daemon, &["behind the saved position", &format!("{uuid}:3-{last};")]).await;
-    assert_eq!(recorded(mongod, settings.database()).await, before, "nothing is skipped");
+    assert_refuses(
+        &daemon,
+        &["behind the saved position", &format!("{uuid}:3-{last};")],
+    )
+    .await;
+    assert_eq!(
+        recorded(mongod, settings.database()).await,
+        before,
+        "nothing is skipped"
+    );
+}
+
+/// Cut off by the reset in the end, the daemon comes back to a server that has given every recorded name a second time.
+#[tokio::test]
+async fn a_reset_under_a_running_daemon_that_is_followed_by_many_transactions_is_refused() {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+    let settings = Settings::new(&mysqld, mongod);
+    let daemon = Daemon::start(&settings);
+    daemon.wait_for_log(STREAMING, SOON).await;
+    caught_up(&mysqld, mongod, settings.database()).await;
+    let uuid = server_uuid(&mysqld).await;
+    let last = usize::try_from(last_own_gno(&mysqld).await).expect("a small number");
+    let before = recorded(mongod, settings.database()).await;
+    mysqld.exec("RESET BINARY LOGS AND GTIDS").await;
+    insert(&mysqld, last + 20).await;
+    // By the missing names, or by the first one that it meets a second time: that depends on when it came back.
+    assert_refuses(&daemon, &[&format!("{uuid}:")]).await;
+    assert_eq!(
+        recorded(mongod, settings.database()).await,
+        before,
+        "nothing is skipped"
+    );
 }
 
 /// The trap of GTIDs: after a reset the server gives the same names to other transactions. Once it has given as many as are
@@ -216,10 +298,12 @@ async fn a_reset_whose_new_transactions_outnumber_the_recorded_ones_is_refused()
     let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod);
     read_all_and_stop(&mysqld, mongod, &settings).await;
+    let uuid = server_uuid(&mysqld).await;
     let last = usize::try_from(last_own_gno(&mysqld).await).expect("a small number");
     mysqld.exec("RESET BINARY LOGS AND GTIDS").await;
     insert(&mysqld, last + 5).await;
-    assert_start_is_refused(mongod, &settings, &[]).await;
+    let reused = format!("another history than the recorded one: transaction {uuid}:{last} ");
+    assert_start_is_refused(mongod, &settings, &[&reused, "RESET BINARY LOGS AND GTIDS"]).await;
 }
 
 // --- another server
@@ -233,13 +317,17 @@ async fn another_server_behind_the_same_address_is_refused() {
     caught_up(&mysqld, mongod, settings.database()).await;
     let executed = mysqld.executed_gtid().await;
     let before = recorded(mongod, settings.database()).await;
-    mysqld.stop().await;
+    mysqld.kill();
     let other = Mysqld::start_at(mysqld.port(), &[]).await;
     other.exec(CREATE).await;
     insert(&other, 20).await;
     // By the daemon that was running, and by the next start.
     assert_refuses(&daemon, &["behind the saved position", &executed]).await;
-    assert_eq!(recorded(mongod, settings.database()).await, before, "nothing is skipped");
+    assert_eq!(
+        recorded(mongod, settings.database()).await,
+        before,
+        "nothing is skipped"
+    );
     assert_start_is_refused(mongod, &settings, &["behind the saved position", &executed]).await;
 
     // The right one is back, with more: it goes on as if nothing had happened.
@@ -261,9 +349,14 @@ async fn a_server_restored_from_an_older_backup_is_refused() {
     let (uuid, last) = (server_uuid(&mysqld).await, last_own_gno(&mysqld).await);
     mysqld.stop().await;
     let restored = Mysqld::start_at(mysqld.port(), &[]).await;
-    restored.exec(format!("SET GLOBAL gtid_purged = '{uuid}:1-{}'", last - 2)).await;
+    restored
+        .exec(format!("SET GLOBAL gtid_purged = '{uuid}:1-{}'", last - 2))
+        .await;
     restored.exec(CREATE).await;
-    let missing = format!("2 transaction(s) that are recorded already: {uuid}:{}-{last};", last - 1);
+    let missing = format!(
+        "2 transaction(s) that are recorded already: {uuid}:{}-{last};",
+        last - 1
+    );
     assert_start_is_refused(mongod, &settings, &["behind the saved position", &missing]).await;
 }
 
@@ -284,7 +377,9 @@ async fn a_server_that_lacks_transactions_of_another_servers_uuid_is_refused() {
     let last = last_own_gno(&mysqld).await;
     mysqld.stop().await;
     let promoted = Mysqld::start_at(mysqld.port(), &[]).await;
-    promoted.exec(format!("SET GLOBAL gtid_purged = '{uuid}:1-{last}'")).await;
+    promoted
+        .exec(format!("SET GLOBAL gtid_purged = '{uuid}:1-{last}'"))
+        .await;
     promoted.exec(CREATE).await;
     insert(&promoted, 2).await;
     let missing = format!("1 transaction(s) that are recorded already: {ERRANT}:1;");
@@ -300,15 +395,20 @@ async fn a_promoted_replica_that_has_everything_is_read_on() {
     daemon.wait_for_log(STREAMING, SOON).await;
     caught_up(&mysqld, mongod, settings.database()).await;
     let executed = mysqld.executed_gtid().await;
-    mysqld.stop().await;
+    stop(&daemon).await;
+    mysqld.kill();
     let promoted = Mysqld::start_with(&[]).await;
     promoted.exec(format!("SET SESSION sql_log_bin = 0; {CREATE}; INSERT INTO shop.t (v) VALUES ('row'), ('row'), ('row')")).await;
-    promoted.exec(format!("SET GLOBAL gtid_purged = '{executed}'")).await;
-    stop(&daemon).await;
+    promoted
+        .exec(format!("SET GLOBAL gtid_purged = '{executed}'"))
+        .await;
     // Failover moves the address; the source keeps its name.
     let settings = settings
         .set("SOURCE_ID", format!("mysql://{}", mysqld.addr()))
-        .set("MYSQL_ADDR", format!("{},{}", mysqld.addr(), promoted.addr()));
+        .set(
+            "MYSQL_ADDR",
+            format!("{},{}", mysqld.addr(), promoted.addr()),
+        );
     let daemon = Daemon::start(&settings);
     daemon.wait_for_log(STREAMING, SOON).await;
     insert(&promoted, 2).await;
@@ -323,25 +423,41 @@ async fn start_from_current_records_what_comes_and_nothing_before() {
     let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod).set("START_FROM", "current");
     let daemon = Daemon::start(&settings);
-    daemon.wait_for_log("Starting from current position", SOON).await;
+    daemon
+        .wait_for_log("Starting from current position", SOON)
+        .await;
     // Reads from here on, whether it is connected yet or not.
-    mysqld.exec("CREATE TABLE shop.later (id INT PRIMARY KEY); INSERT INTO shop.later VALUES (1), (2)").await;
+    mysqld
+        .exec(
+            "CREATE TABLE shop.later (id INT PRIMARY KEY); INSERT INTO shop.later VALUES (1), (2)",
+        )
+        .await;
     caught_up(&mysqld, mongod, settings.database()).await;
     fold::assert_exact(&mysqld, mongod, settings.database(), &["shop.later"]).await;
-    assert_eq!(mongod.changes(settings.database()).await.len(), 3, "the CREATE TABLE and two rows");
+    assert_eq!(
+        mongod.changes(settings.database()).await.len(),
+        3,
+        "the CREATE TABLE and two rows"
+    );
 }
 
 #[tokio::test]
 async fn start_from_earliest_records_what_the_server_still_has() {
     let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
     mysqld.exec(PURGE).await;
-    mysqld.exec("CREATE TABLE shop.kept (id INT PRIMARY KEY); INSERT INTO shop.kept VALUES (1), (2)").await;
+    mysqld
+        .exec("CREATE TABLE shop.kept (id INT PRIMARY KEY); INSERT INTO shop.kept VALUES (1), (2)")
+        .await;
     let settings = Settings::new(&mysqld, mongod).set("START_FROM", "earliest");
     let daemon = Daemon::start(&settings);
     daemon.wait_for_log("Starting from GTID", SOON).await;
     caught_up(&mysqld, mongod, settings.database()).await;
     fold::assert_exact(&mysqld, mongod, settings.database(), &["shop.kept"]).await;
-    assert_eq!(mongod.changes(settings.database()).await.len(), 3, "the CREATE TABLE and two rows");
+    assert_eq!(
+        mongod.changes(settings.database()).await.len(),
+        3,
+        "the CREATE TABLE and two rows"
+    );
 }
 
 #[tokio::test]
@@ -354,7 +470,11 @@ async fn start_from_a_gtid_set_records_exactly_what_is_behind_it() {
     daemon.wait_for_log("Starting from GTID", SOON).await;
     caught_up(&mysqld, mongod, settings.database()).await;
     fold::assert_exact(&mysqld, mongod, settings.database(), &["shop.behind"]).await;
-    assert_eq!(mongod.changes(settings.database()).await.len(), 3, "the CREATE TABLE and two rows");
+    assert_eq!(
+        mongod.changes(settings.database()).await.len(),
+        3,
+        "the CREATE TABLE and two rows"
+    );
 }
 
 /// A position that the server does not have, or no longer has, is refused before anything is written.
@@ -364,14 +484,26 @@ async fn start_from_a_gtid_set_that_the_server_cannot_serve_is_refused() {
     let (uuid, last) = (server_uuid(&mysqld).await, last_own_gno(&mysqld).await);
     mysqld.exec(PURGE).await;
     let cases = [
-        (format!("{uuid}:1-{}", last + 7), "behind the saved position", format!("{uuid}:{}-{};", last + 1, last + 7)),
-        (format!("{uuid}:1-{}", last - 1), "binlog gap", format!("{uuid}:{last};")),
+        (
+            format!("{uuid}:1-{}", last + 7),
+            "behind the saved position",
+            format!("{uuid}:{}-{};", last + 1, last + 7),
+        ),
+        (
+            format!("{uuid}:1-{}", last - 1),
+            "binlog gap",
+            format!("{uuid}:{last};"),
+        ),
     ];
     for (start, what, missing) in cases {
         let settings = Settings::new(&mysqld, mongod).set("START_FROM", start);
         assert_refuses(&Daemon::start(&settings), &[what, &missing]).await;
         let database = mongod.database(settings.database()).await;
-        assert_eq!(mongo::offset(&database).await, None, "a position that cannot be served is not saved");
+        assert_eq!(
+            mongo::offset(&database).await,
+            None,
+            "a position that cannot be served is not saved"
+        );
     }
 }
 
@@ -382,14 +514,20 @@ async fn the_first_position_is_saved_before_anything_is_read() {
     let settings = Settings::new(&mysqld, mongod).set("START_FROM", "current");
     let daemon = Daemon::start(&settings);
     let database = mongod.database(settings.database()).await;
-    wait_until("the first offset", SOON, async || mongo::offset(&database).await.is_some()).await;
+    wait_until("the first offset", SOON, async || {
+        mongo::offset(&database).await.is_some()
+    })
+    .await;
     daemon.kill9();
     mysqld.exec("CREATE TABLE shop.meanwhile (id INT PRIMARY KEY); INSERT INTO shop.meanwhile VALUES (1), (2)").await;
     let daemon = Daemon::start(&settings);
     daemon.wait_for_log("Resuming from saved GTID", SOON).await;
     caught_up(&mysqld, mongod, settings.database()).await;
     fold::assert_exact(&mysqld, mongod, settings.database(), &["shop.meanwhile"]).await;
-    assert!(!daemon.has_logged("Starting from"), "START_FROM is for a source that was never read");
+    assert!(
+        !daemon.has_logged("Starting from"),
+        "START_FROM is for a source that was never read"
+    );
 }
 
 // --- helpers
@@ -398,10 +536,15 @@ async fn the_first_position_is_saved_before_anything_is_read() {
 async fn kill_dump_threads(mysqld: &Mysqld) {
     let mut connection = mysqld.root().await;
     let dumps = async |connection: &mut mysql_async::Conn| -> Vec<u64> {
-        let rows: Vec<Row> = connection.query("SHOW PROCESSLIST").await.expect("SHOW PROCESSLIST");
+        let rows: Vec<Row> = connection
+            .query("SHOW PROCESSLIST")
+            .await
+            .expect("SHOW PROCESSLIST");
         rows.iter()
             .filter(|row| {
-                row.get::<Option<String>, _>("Command").flatten().is_some_and(|command| command.starts_with("Binlog Dump"))
+                row.get::<Option<String>, _>("Command")
+                    .flatten()
+                    .is_some_and(|command| command.starts_with("Binlog Dump"))
             })
             .map(|row| row.get("Id").expect("Id"))
             .collect()
@@ -409,7 +552,13 @@ async fn kill_dump_threads(mysqld: &Mysqld) {
     let found = dumps(&mut connection).await;
     assert!(!found.is_empty(), "no dump thread in SHOW PROCESSLIST");
     for id in found {
-        connection.query_drop(format!("KILL {id}")).await.expect("KILL");
+        connection
+            .query_drop(format!("KILL {id}"))
+            .await
+            .expect("KILL");
     }
-    wait_until("the dump threads are gone", SOON, async || dumps(&mut mysqld.root().await).await.is_empty()).await;
+    wait_until("the dump threads are gone", SOON, async || {
+        dumps(&mut mysqld.root().await).await.is_empty()
+    })
+    .await;
 }

@@ -3,6 +3,7 @@
 //! The offset's epoch is the fence; these tests bring the two daemons together in every order: both awake under load, both
 //! idle, started in the same moment, and as a zombie, a daemon that stood still in the middle of whatever it was doing while
 //! another one took over, and then wakes up and goes on.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 mod load;
@@ -31,7 +32,10 @@ async fn assert_fenced(daemon: &Daemon) {
     let (code, elapsed) = daemon.wait_exit(SOON).await;
     eprintln!("fenced after {elapsed:?}");
     assert_eq!(code, 3);
-    assert!(daemon.has_logged("fenced: another sdl took the source"), "it does not say why it stopped");
+    assert!(
+        daemon.has_logged("fenced: another sdl took the source"),
+        "it does not say why it stopped"
+    );
     assert!(!daemon.has_logged("Shutdown complete"));
 }
 
@@ -40,7 +44,10 @@ async fn committed_more(mongod: &Mongod, database: &str, epoch: i64) {
     let database = mongod.database(database).await;
     let progress = async || {
         let offset = mongo::offset(&database).await.expect("an offset");
-        (offset.get_i64("epoch").expect("epoch"), offset.get_i64("n").expect("n"))
+        (
+            offset.get_i64("epoch").expect("epoch"),
+            offset.get_i64("n").expect("n"),
+        )
     };
     let (_, before) = progress().await;
     wait_until("the new owner commits", SOON, async || {
@@ -52,14 +59,27 @@ async fn committed_more(mongod: &Mongod, database: &str, epoch: i64) {
 
 async fn epoch(mongod: &Mongod, database: &str) -> i64 {
     let database = mongod.database(database).await;
-    mongo::offset(&database).await.expect("an offset").get_i64("epoch").expect("epoch")
+    mongo::offset(&database)
+        .await
+        .expect("an offset")
+        .get_i64("epoch")
+        .expect("epoch")
 }
 
 /// Exact, and staging is empty, after one more start that finds whatever the loser left behind.
-async fn assert_exact_after_a_restart(daemon: Daemon, mysqld: &Mysqld, mongod: &Mongod, settings: &Settings) {
+async fn assert_exact_after_a_restart(
+    daemon: Daemon,
+    mysqld: &Mysqld,
+    mongod: &Mongod,
+    settings: &Settings,
+) {
     caught_up(mysqld, mongod, settings.database()).await;
     daemon.signal(Signal::TERM);
-    assert_eq!(daemon.wait_exit(SOON).await.0, 0, "the owner is not disturbed");
+    assert_eq!(
+        daemon.wait_exit(SOON).await.0,
+        0,
+        "the owner is not disturbed"
+    );
     let daemon = Daemon::start(settings);
     daemon.wait_for_log(STREAMING, SOON).await;
     caught_up(mysqld, mongod, settings.database()).await;
@@ -74,7 +94,10 @@ async fn a_second_daemon_under_load_takes_over_and_the_first_stops() {
     let mut owner = Daemon::start(&settings);
     owner.wait_for_log(STREAMING, SOON).await;
     // The same environment twice, as two units of one configuration have it, and with a server id of its own.
-    for next in [settings.clone(), settings.clone().set("MYSQL_SERVER_ID", 99_999)] {
+    for next in [
+        settings.clone(),
+        settings.clone().set("MYSQL_SERVER_ID", 99_999),
+    ] {
         load.more(100).await;
         let older = std::mem::replace(&mut owner, Daemon::start(&next));
         assert_fenced(&older).await;
@@ -96,7 +119,9 @@ async fn a_second_daemon_on_a_quiet_source_takes_over_and_the_first_stops() {
     caught_up(&mysqld, &mongod, settings.database()).await;
     let newer = Daemon::start(&settings);
     assert_fenced(&older).await;
-    mysqld.exec("INSERT INTO load_test.plain VALUES (1, 1, 'after the change of owner')").await;
+    mysqld
+        .exec("INSERT INTO load_test.plain VALUES (1, 1, 'after the change of owner')")
+        .await;
     assert!(newer.is_running(), "the newer one goes on");
     assert_exact_after_a_restart(newer, &mysqld, &mongod, &settings).await;
 }
@@ -108,9 +133,16 @@ async fn two_daemons_started_in_the_same_moment_leave_one_owner() {
     let load = Load::start(&mysqld, 3);
     load.more(100).await;
     let daemons = [Daemon::start(&settings), Daemon::start(&settings)];
-    wait_until("one of the two stops", SOON, async || daemons.iter().any(|daemon| !daemon.is_running())).await;
+    wait_until("one of the two stops", SOON, async || {
+        daemons.iter().any(|daemon| !daemon.is_running())
+    })
+    .await;
     let [first, second] = daemons;
-    let (loser, owner) = if first.is_running() { (second, first) } else { (first, second) };
+    let (loser, owner) = if first.is_running() {
+        (second, first)
+    } else {
+        (first, second)
+    };
     assert_fenced(&loser).await;
     load.more(100).await;
     load.stop().await;
@@ -135,7 +167,10 @@ async fn a_zombie_that_wakes_up_after_a_take_over_stops_and_writes_nothing() {
         owner.wait_for_log(STREAMING, SOON).await;
         let recovery = started.elapsed();
         eprintln!("round {round}: streaming {recovery:?} after the start");
-        assert!(recovery < RECOVERY, "the zombie's open transaction held the new owner up for {recovery:?}");
+        assert!(
+            recovery < RECOVERY,
+            "the zombie's open transaction held the new owner up for {recovery:?}"
+        );
         committed_more(&mongod, settings.database(), before + 1).await;
         zombie.signal(Signal::CONT);
         assert_fenced(&zombie).await;

@@ -3,6 +3,7 @@
 //! A clean stop commits everything that was read and is over within two seconds. A stop that cannot be clean, because MongoDB
 //! does not answer or an operator is in a hurry, ends in time all the same; then the next start must find everything, in
 //! staging or in the binlog. A signal that comes while a server is not there yet finds a daemon that waits, and ends it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 mod load;
@@ -81,12 +82,19 @@ async fn sigterm_and_sigint_under_load_commit_what_was_read_and_end_in_two_secon
         let (daemon, load) = under_load(&mysqld, &settings).await;
         daemon.signal(signal);
         let (code, elapsed) = daemon.wait_exit(SOON).await;
-        eprintln!("{signal:?}: {elapsed:?}, {} events flushed", flushed(&daemon));
+        eprintln!(
+            "{signal:?}: {elapsed:?}, {} events flushed",
+            flushed(&daemon)
+        );
         assert_eq!(code, 0);
         assert!(elapsed < CLEAN_STOP, "{signal:?} took {elapsed:?}");
         assert!(daemon.has_logged("Shutdown complete"));
         let database = mongod.database(settings.database()).await;
-        assert_eq!(mongo::pending(&database).await, 0, "a clean stop leaves nothing staged");
+        assert_eq!(
+            mongo::pending(&database).await,
+            0,
+            "a clean stop leaves nothing staged"
+        );
         assert_consistent(&mongod, settings.database()).await;
         load.stop().await;
     }
@@ -138,7 +146,10 @@ async fn a_second_signal_ends_at_once_and_loses_nothing() {
     load.more(50).await;
     daemon.signal(Signal::TERM);
     daemon.wait_for_log("Flushing ", SOON).await;
-    assert!(flushed(&daemon) > 0, "with MongoDB standing still the flush has something to wait for");
+    assert!(
+        flushed(&daemon) > 0,
+        "with MongoDB standing still the flush has something to wait for"
+    );
     assert!(daemon.is_running(), "the flush waits for MongoDB");
     daemon.signal(Signal::TERM);
     let (code, elapsed) = daemon.wait_exit(SOON).await;
@@ -185,9 +196,15 @@ async fn mongodb_that_is_killed_during_the_flush_holds_it_up_no_longer_than_the_
 /// The daemon, with SHUTDOWN_TIMEOUT=3s and a MongoDB that takes nothing, ends in time and says why it was not clean.
 async fn assert_ends_in_time(daemon: &Daemon) {
     let (code, elapsed) = daemon.wait_exit(SOON).await;
-    eprintln!("without MongoDB: {elapsed:?}, {} events to flush", flushed(daemon));
+    eprintln!(
+        "without MongoDB: {elapsed:?}, {} events to flush",
+        flushed(daemon)
+    );
     assert!(flushed(daemon) > 0, "there was nothing to wait for");
-    assert_eq!(code, 1, "what was read is not committed, so it was no clean stop");
+    assert_eq!(
+        code, 1,
+        "what was read is not committed, so it was no clean stop"
+    );
     assert!(
         elapsed < Duration::from_millis(3_500),
         "SHUTDOWN_TIMEOUT is 3 s, the stop took {elapsed:?}"
@@ -271,7 +288,11 @@ async fn sigterm_while_mongodb_is_not_there_ends_cleanly() {
 
     // Between two attempts instead of in one.
     let impatient = format!("{nobody}&serverSelectionTimeoutMS=100");
-    let patient = settings.clone().set("MONGO_URI", impatient).set("RETRY_INITIAL", "1m").set("RETRY_MAX_DELAY", "1m");
+    let patient = settings
+        .clone()
+        .set("MONGO_URI", impatient)
+        .set("RETRY_INITIAL", "1m")
+        .set("RETRY_MAX_DELAY", "1m");
     let daemon = Daemon::start(&patient);
     daemon.wait_for_log("trying again", SOON).await;
     assert_stops_while_it_waits(&daemon).await;

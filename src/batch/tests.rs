@@ -34,7 +34,7 @@ fn start() -> Offset {
         batch: 0,
         n: 0,
         epoch: 1,
-        timestamp: None,
+        last: None,
     }
 }
 

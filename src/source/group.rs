@@ -23,6 +23,7 @@ use crate::batch::{Item, TransactionEnd};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Operation, TransactionContext};
+use crate::offset::LastTransaction;
 use crate::position::{Gtid, GtidSet, Tag};
 
 /// Turns checked events into items for the batcher.
@@ -30,6 +31,8 @@ pub(super) struct Assembler {
     source_id: Arc<str>,
     /// Every transaction read to its end.
     read: GtidSet,
+    /// The last of them: what a new connection is asked for again, to see that its history is the one that was read.
+    last: Option<LastTransaction>,
     transactions: u64,
     /// The binlog file being read, and the server.
     file: Arc<str>,
@@ -56,6 +59,8 @@ struct Group {
     statements: u64,
     /// The text of the current statement, until its first document.
     text: Option<StatementText>,
+    /// Whether it was read before and is only looked at again: it leaves no items.
+    known: bool,
 }
 
 impl Group {
@@ -71,11 +76,12 @@ impl Group {
 }
 
 impl Assembler {
-    /// An assembler that goes on after the transactions in `read`.
-    pub(super) fn new(config: &Config, read: GtidSet) -> Self {
+    /// An assembler that goes on after the transactions in `read`, of which `last` was the last.
+    pub(super) fn new(config: &Config, read: GtidSet, last: Option<LastTransaction>) -> Self {
         Self {
             source_id: config.source_id.as_str().into(),
             read,
+            last,
             transactions: 0,
             file: "".into(),
             server_uuid: "".into(),
@@ -89,6 +95,19 @@ impl Assembler {
     /// The transactions read to their end.
     pub(super) fn read(&self) -> &GtidSet {
         &self.read
+    }
+
+    /// What to leave out of a dump: all that was read but the last transaction, which is to come again and be compared.
+    /// Where its binlog is `purged` already, it cannot be compared, and is left out as well.
+    pub(super) fn leave_out(&self, purged: &GtidSet) -> GtidSet {
+        match &self.last {
+            Some(last) if !purged.contains(&last.gtid) => {
+                let mut witness = GtidSet::new();
+                witness.add(&last.gtid);
+                self.read.subtract(&witness)
+            }
+            _ => self.read.clone(),
+        }
     }
 
     /// How many transactions were read to their end in this run.
@@ -133,6 +152,13 @@ impl Assembler {
     /// [`Kind::SourceDamaged`] when it does not fit the grammar or cannot be decoded; [`Kind::SourceSetting`] when the server
     /// writes something that is no audit trail.
     pub(super) fn event(&mut self, event: &Event, out: &mut Chunk) -> Result<()> {
+        if self.group.as_ref().is_some_and(|group| group.known) {
+            return self.handle(event, &mut Chunk::default());
+        }
+        self.handle(event, out)
+    }
+
+    fn handle(&mut self, event: &Event, out: &mut Chunk) -> Result<()> {
         let header = event.header();
         let kind = header.event_type_raw();
         let size = u64::from(header.event_size());
@@ -224,18 +250,21 @@ impl Assembler {
             .map_err(|error| self.damaged(format!("GTID event: {error}")))?;
         let name = Gtid::new(gtid.sid(), tag, gtid.gno())
             .map_err(|error| self.damaged(format!("GTID event: {error}")))?;
-        if self.read.contains(&name) {
-            return Err(self.damaged(format!("transaction {name} comes a second time")));
-        }
         let microseconds = gtid.original_commit_timestamp();
         let timestamp = if microseconds > 0 {
             DateTime::from_millis(i64::try_from(microseconds / 1000).unwrap_or(i64::MAX))
         } else {
             DateTime::from_millis(i64::from(event.header().timestamp()) * 1000)
         };
+        let known = self.read.contains(&name);
+        if known {
+            self.compare_with_last(&name, timestamp)?;
+        }
         let text: Arc<str> = name.to_string().into();
         let gtid_name = Arc::new(name);
-        out.push(Item::Begin(Arc::clone(&gtid_name)));
+        if !known {
+            out.push(Item::Begin(Arc::clone(&gtid_name)));
+        }
         self.group = Some(Group {
             gtid: gtid_name,
             context: TransactionContext::new(
@@ -250,8 +279,27 @@ impl Assembler {
             rows: 0,
             statements: 0,
             text: None,
+            known,
         });
         Ok(())
+    }
+
+    /// A transaction comes a second time: right for the last one, if it is still the same.
+    fn compare_with_last(&self, gtid: &Gtid, timestamp: DateTime) -> Result<()> {
+        match &self.last {
+            Some(last) if last.gtid == *gtid && last.timestamp == timestamp => Ok(()),
+            Some(last) if last.gtid == *gtid => Err(Error::new(
+                Kind::WrongServer,
+                format!(
+                    "the server has another history than the recorded one: transaction {gtid} was committed at {} when it was \
+                     recorded, and at {timestamp} here; its binlogs were reset (RESET BINARY LOGS AND GTIDS) or it was \
+                     restored, and GTIDs were used again; what they stand for now is not recorded; give the server a new \
+                     SOURCE_ID",
+                    last.timestamp
+                ),
+            )),
+            _ => Err(self.damaged(format!("transaction {gtid} comes a second time"))),
+        }
     }
 
     fn query(&mut self, event: &Event, out: &mut Chunk) -> Result<()> {
@@ -420,7 +468,14 @@ impl Assembler {
             self.group = Some(group);
             return Err(self.damaged(what));
         }
+        if group.known {
+            return Ok(());
+        }
         self.read.add(&group.gtid);
+        self.last = Some(LastTransaction {
+            gtid: Gtid::clone(&group.gtid),
+            timestamp: group.context.timestamp,
+        });
         self.transactions += 1;
         out.push(Item::End(TransactionEnd {
             file: Arc::clone(&self.file),

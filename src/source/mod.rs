@@ -22,16 +22,18 @@ mod stream;
 mod wire_events;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mysql_async::Conn;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::batch::Item;
-use crate::config::Config;
+use crate::config::{Config, MysqlAddress};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::crash_point;
 use crate::offset::Offset;
-use crate::position::{BinlogPosition, GtidSet};
+use crate::position::BinlogPosition;
 use crate::retry::Failures;
 use group::Assembler;
 use stream::Stream;
@@ -42,6 +44,10 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Items after which it goes: transactions without documents have no bytes.
 const CHUNK_ITEMS: usize = 1024;
+
+/// How long a connection may send nothing but heartbeats before the server is asked whether there is nothing: three
+/// heartbeats.
+const QUIET_CHECK: Duration = Duration::from_secs(30);
 
 /// What the reader sends at a time.
 #[derive(Debug, Default)]
@@ -72,17 +78,17 @@ pub async fn first_offset(config: &Config) -> Result<Offset> {
     let mut failures = Failures::new(config.retry, "connect to mysql");
     loop {
         let attempt = async {
-            let (_, facts) = connect_any(config).await?;
+            let (_, _, facts) = connect_any(config).await?;
             let gtid = preflight::first_position(&facts, &config.start_from);
+            preflight::judge(&facts, &gtid)?;
             let position = BinlogPosition::at(gtid);
-            preflight::judge(&facts, &position)?;
             Ok(Offset {
                 position,
                 server_uuid: facts.server_uuid,
                 batch: 0,
                 n: 0,
                 epoch: 0,
-                timestamp: None,
+                last: None,
             })
         };
         match attempt.await {
@@ -101,12 +107,12 @@ pub async fn first_offset(config: &Config) -> Result<Offset> {
 pub async fn read(
     config: Arc<Config>,
     epoch: i64,
-    read: GtidSet,
+    offset: Offset,
     chunks: mpsc::Sender<Chunk>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut reader = Reader {
-        assembler: Assembler::new(&config, read),
+        assembler: Assembler::new(&config, offset.position.gtid, offset.last),
         config,
         epoch,
         chunks,
@@ -152,12 +158,20 @@ impl Reader {
 
     /// One connection, until it fails.
     async fn connect_and_stream(&mut self) -> Result<std::convert::Infallible> {
-        let (connection, facts) = connect_any(&self.config).await?;
-        let read = self.assembler.read();
-        preflight::judge(&facts, &BinlogPosition::at(read.clone()))?;
-        let mut stream = Stream::open(connection, &self.config, self.epoch, read).await?;
+        let config = Arc::clone(&self.config);
+        let (address, connection, facts) = connect_any(&config).await?;
+        preflight::judge(&facts, self.assembler.read())?;
+        let leave_out = self.assembler.leave_out(&facts.purged);
+        let mut stream = Stream::open(connection, &config, self.epoch, &leave_out).await?;
         self.assembler.reconnected(&facts.server_uuid);
-        tracing::info!(server_uuid = facts.server_uuid, version = facts.version, gtid = %self.assembler.read(), "Connected to MySQL");
+        tracing::info!(
+            address = %address,
+            server_uuid = facts.server_uuid,
+            version = facts.version,
+            gtid = %self.assembler.read(),
+            "Connected to MySQL"
+        );
+        let mut quiet = Quiet::new(self.assembler.transactions());
         let mut chunk = Chunk::default();
         loop {
             let event = tokio::select! {
@@ -166,6 +180,9 @@ impl Reader {
                 // Nothing is ready: what there is goes on at once.
                 () = std::future::ready(()), if !chunk.items.is_empty() => {
                     self.send(&mut chunk).await?;
+                    if quiet.is_due(self.assembler.transactions()) {
+                        self.check_quiet_server(address, &mut quiet).await?;
+                    }
                     continue;
                 }
             };
@@ -181,6 +198,39 @@ impl Reader {
         }
     }
 
+    /// Asks a server that has sent nothing for a while, on another connection, whether there is nothing. After RESET BINARY
+    /// LOGS AND GTIDS a dump goes on sending heartbeats, and nothing else, whatever is committed.
+    async fn check_quiet_server(&self, address: &MysqlAddress, quiet: &mut Quiet) -> Result<()> {
+        let asked = async {
+            let mut connection = connect::connect(&self.config, address).await?;
+            let facts = preflight::ask(&mut connection).await?;
+            let _ = connection.disconnect().await;
+            Ok(facts)
+        };
+        let facts = match asked.await {
+            Ok(facts) => facts,
+            // The stream itself tells whether the server is there.
+            Err(error) if Error::is_transient(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        preflight::judge(&facts, self.assembler.read())?;
+        let unsent = facts.executed.subtract(self.assembler.read());
+        if unsent.is_empty() {
+            quiet.suspicious = false;
+            return Ok(());
+        }
+        // What was committed this very moment may be on its way: only at the second look is it missing.
+        if !std::mem::replace(&mut quiet.suspicious, true) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::SourceUnavailable,
+            format!(
+                "the server has executed {unsent}, but its binlog stream is silent: connecting anew"
+            ),
+        ))
+    }
+
     async fn send(&mut self, chunk: &mut Chunk) -> Result<()> {
         let full = std::mem::take(chunk);
         self.chunks
@@ -190,14 +240,44 @@ impl Reader {
     }
 }
 
+/// When a connection that only sends heartbeats is to be looked at.
+struct Quiet {
+    since: Instant,
+    transactions: u64,
+    /// Whether the server had executed something unsent at the last look.
+    suspicious: bool,
+}
+
+impl Quiet {
+    fn new(transactions: u64) -> Self {
+        Self {
+            since: Instant::now(),
+            transactions,
+            suspicious: false,
+        }
+    }
+
+    /// Whether no transaction came for [`QUIET_CHECK`], or since a suspicious look; asked whenever the stream pauses.
+    fn is_due(&mut self, transactions: u64) -> bool {
+        if self.transactions != transactions {
+            *self = Self::new(transactions);
+        }
+        let due = self.suspicious || self.since.elapsed() >= QUIET_CHECK;
+        if due {
+            self.since = Instant::now();
+        }
+        due
+    }
+}
+
 /// Connects to the first server that answers, and asks it about itself.
-async fn connect_any(config: &Config) -> Result<(Conn, preflight::Facts)> {
+async fn connect_any(config: &Config) -> Result<(&MysqlAddress, Conn, preflight::Facts)> {
     let mut last = Error::new(Kind::SourceUnavailable, "MYSQL_ADDR names no server");
     for address in &config.mysql_addresses {
         let attempt = async {
             let mut connection = connect::connect(config, address).await?;
             let facts = preflight::ask(&mut connection).await?;
-            Ok((connection, facts))
+            Ok((address, connection, facts))
         };
         match attempt.await {
             Ok(connected) => return Ok(connected),

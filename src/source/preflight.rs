@@ -15,7 +15,7 @@ use mysql_async::prelude::Queryable;
 use super::connect::classify;
 use crate::config::StartFrom;
 use crate::error::{Error, Kind, Result};
-use crate::position::{BinlogPosition, GtidSet};
+use crate::position::GtidSet;
 
 /// What a server says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,9 +123,8 @@ pub async fn ask(connection: &mut Conn) -> Result<Facts> {
 ///
 /// # Errors
 /// All reasons against it in one message, each with the statement that mends it.
-pub fn judge(facts: &Facts, recorded: &BinlogPosition) -> Result<()> {
+pub fn judge(facts: &Facts, recorded: &GtidSet) -> Result<()> {
     judge_settings(facts)?;
-    let recorded = &recorded.gtid;
     if !recorded.is_subset(&facts.executed) {
         let unknown = recorded.subtract(&facts.executed);
         return Err(Error::new(
@@ -214,8 +213,8 @@ mod tests {
         }
     }
 
-    fn at(set: &str) -> BinlogPosition {
-        BinlogPosition::at(set.parse().unwrap())
+    fn at(set: &str) -> GtidSet {
+        set.parse().unwrap()
     }
 
     #[test]

@@ -165,8 +165,10 @@ async fn transaction(
                 .await?;
         }
         1 => {
-            let sql =
-                format!("INSERT INTO load_test.plain VALUES ({client}, {}, 'y')", value % 8);
+            let sql = format!(
+                "INSERT INTO load_test.plain VALUES ({client}, {}, 'y')",
+                value % 8
+            );
             connection.query_drop(sql).await?;
         }
         2 => {

@@ -12,7 +12,7 @@ fn assembler() -> Assembler {
         ("EXCLUDE_REGEX", r"^shop\.secret$"),
     ];
     let config = Config::from_sources(&Sources::from_environment(settings)).unwrap();
-    Assembler::new(&config, GtidSet::new())
+    Assembler::new(&config, GtidSet::new(), None)
 }
 
 fn feed(assembler: &mut Assembler, events: &[Event]) -> Result<Vec<Item>> {
@@ -302,11 +302,62 @@ fn a_transaction_without_a_gtid_is_the_servers_setting() {
 }
 
 #[test]
-fn a_transaction_that_comes_twice_is_an_error() {
+fn the_last_transaction_is_looked_at_again_and_leaves_nothing() {
     let mut server = Server::new();
-    let once = [server.gtid(1, 0), server.query("BEGIN"), server.xid()];
     let mut assembler = assembler();
-    feed(&mut assembler, &once).unwrap();
+    let transactions = [
+        server.gtid(1, 0),
+        server.query("CREATE TABLE t (a INT)"),
+        server.gtid(2, 0),
+        server.query("CREATE TABLE u (a INT)"),
+    ];
+    feed(&mut assembler, &transactions).unwrap();
+    assert_eq!(
+        assembler.leave_out(&GtidSet::new()).to_string(),
+        format!("{UUID}:1")
+    );
+    assert_eq!(
+        assembler.leave_out(assembler.read()).to_string(),
+        format!("{UUID}:1-2")
+    );
+    assembler.reconnected(UUID);
+    let again = feed(&mut assembler, &transactions[2..]).unwrap();
+    assert!(again.is_empty(), "{again:?}");
+    let next = feed(
+        &mut assembler,
+        &[server.gtid(3, 0), server.query("DROP TABLE t")],
+    )
+    .unwrap();
+    assert_eq!(documents(&next), ["ddl shop.t"]);
+    assert_eq!(assembler.read().to_string(), format!("{UUID}:1-3"));
+}
+
+#[test]
+fn a_reset_history_is_recognized_by_its_last_transaction() {
+    let mut server = Server::new();
+    let settings_of_the_last = LastTransaction {
+        gtid: format!("{UUID}:5").parse().unwrap(),
+        timestamp: DateTime::from_millis(1_600_000_000_000),
+    };
+    let mut assembler = assembler();
+    assembler.read = format!("{UUID}:1-5").parse().unwrap();
+    assembler.last = Some(settings_of_the_last);
+    let error = feed(&mut assembler, &[server.gtid(5, 0)]).unwrap_err();
+    assert_eq!(error.kind(), Kind::WrongServer);
+    assert!(error.to_string().contains("another history"), "{error}");
+}
+
+#[test]
+fn an_older_transaction_that_comes_again_is_an_error() {
+    let mut server = Server::new();
+    let mut assembler = assembler();
+    let first = [server.gtid(1, 0), server.query("BEGIN"), server.xid()];
+    feed(&mut assembler, &first).unwrap();
+    feed(
+        &mut assembler,
+        &[server.gtid(2, 0), server.query("BEGIN"), server.xid()],
+    )
+    .unwrap();
     let error = feed(&mut assembler, &[server.gtid(1, 0)]).unwrap_err();
     assert!(error.to_string().contains("comes a second time"), "{error}");
 }
