@@ -2,6 +2,8 @@
 //!
 //! mongosh comes with `tests/servers.sh --mongosh` (SDL_MONGOSH); where it is not to be had (no npm), this says so.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::process::Command;

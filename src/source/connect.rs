@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use mysql_async::{
-    ClientIdentity, Conn, DriverError, Error as DriverFailure, IoError, Opts, OptsBuilder, SslOpts,
+    ClientIdentity, Conn, DriverError, Error as DriverFailure, IoError, Opts, OptsBuilder,
+    ServerError, SslOpts,
 };
 
 use crate::config::{Config, MysqlAddress, MysqlTls, TlsMode};
@@ -118,6 +119,28 @@ fn tls_options(tls: &MysqlTls) -> Option<SslOpts> {
     Some(options)
 }
 
+/// Classifies a failure on a connection that is logged in. There, "access denied" cannot be about the password any more: it is
+/// how COM_REGISTER_SLAVE says that a right is missing.
+pub(super) fn classify_after_login(doing: &str, error: &DriverFailure) -> Error {
+    match error {
+        DriverFailure::Server(server) if ACCESS_DENIED.contains(&server.code) => {
+            missing_privilege(doing, server)
+        }
+        other => classify(doing, other),
+    }
+}
+
+fn missing_privilege(doing: &str, server: &ServerError) -> Error {
+    Error::new(
+        Kind::Privilege,
+        format!(
+            "{doing}: {} (error {}); the account of MYSQL_USER lacks a right; grant it: GRANT REPLICATION SLAVE, REPLICATION \
+             CLIENT ON *.* TO MYSQL_USER",
+            server.message, server.code
+        ),
+    )
+}
+
 /// Classifies a failure of the driver; `doing` says what was attempted.
 pub(super) fn classify(doing: &str, error: &DriverFailure) -> Error {
     match error {
@@ -128,13 +151,9 @@ pub(super) fn classify(doing: &str, error: &DriverFailure) -> Error {
                 server.message, server.code
             ),
         ),
-        DriverFailure::Server(server) if MISSING_PRIVILEGE.contains(&server.code) => Error::new(
-            Kind::Privilege,
-            format!(
-                "{doing}: {} (error {}); grant it: GRANT REPLICATION SLAVE ON *.* TO MYSQL_USER",
-                server.message, server.code
-            ),
-        ),
+        DriverFailure::Server(server) if MISSING_PRIVILEGE.contains(&server.code) => {
+            missing_privilege(doing, server)
+        }
         DriverFailure::Server(server)
             if server.code == DUMP_FAILED
                 && server.message.contains("same server_uuid/server_id") =>

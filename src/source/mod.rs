@@ -171,7 +171,7 @@ impl Reader {
             gtid = %self.assembler.read(),
             "Connected to MySQL"
         );
-        let mut quiet = Quiet::new(self.assembler.transactions());
+        let mut quiet = Quiet::new();
         let mut chunk = Chunk::default();
         loop {
             let event = tokio::select! {
@@ -180,7 +180,7 @@ impl Reader {
                 // Nothing is ready: what there is goes on at once.
                 () = std::future::ready(()), if !chunk.items.is_empty() => {
                     self.send(&mut chunk).await?;
-                    if quiet.is_due(self.assembler.transactions()) {
+                    if quiet.is_due() {
                         self.check_quiet_server(address, &mut quiet).await?;
                     }
                     continue;
@@ -188,7 +188,10 @@ impl Reader {
             };
             crash_point("after-read");
             let outcome = match event {
-                Ok(event) => self.assembler.event(&event, &mut chunk),
+                Ok(event) => {
+                    quiet.note(event.header().event_type_raw());
+                    self.assembler.event(&event, &mut chunk)
+                }
                 Err(error) => Err(self.assembler.locate(error)),
             };
             if outcome.is_err() || chunk.is_full() {
@@ -243,24 +246,30 @@ impl Reader {
 /// When a connection that only sends heartbeats is to be looked at.
 struct Quiet {
     since: Instant,
-    transactions: u64,
+    /// Whether anything but a heartbeat came since then.
+    heard: bool,
     /// Whether the server had executed something unsent at the last look.
     suspicious: bool,
 }
 
 impl Quiet {
-    fn new(transactions: u64) -> Self {
+    fn new() -> Self {
         Self {
             since: Instant::now(),
-            transactions,
+            heard: false,
             suspicious: false,
         }
     }
 
-    /// Whether no transaction came for [`QUIET_CHECK`], or since a suspicious look; asked whenever the stream pauses.
-    fn is_due(&mut self, transactions: u64) -> bool {
-        if self.transactions != transactions {
-            *self = Self::new(transactions);
+    /// Notes an event: a transaction may take longer than any limit to arrive, and all of its events are signs of life.
+    fn note(&mut self, event_type: u8) {
+        self.heard |= !matches!(event_type, event_type::HEARTBEAT | event_type::HEARTBEAT_V2);
+    }
+
+    /// Whether nothing but heartbeats came for [`QUIET_CHECK`], or since a suspicious look; asked when the stream pauses.
+    fn is_due(&mut self) -> bool {
+        if self.heard {
+            *self = Self::new();
         }
         let due = self.suspicious || self.since.elapsed() >= QUIET_CHECK;
         if due {

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
-use super::connect::classify;
+use super::connect::classify_after_login;
 use crate::config::StartFrom;
 use crate::error::{Error, Kind, Result};
 use crate::position::GtidSet;
@@ -45,7 +45,7 @@ const REQUIRED: &[(&str, &str, &str, &str)] = &[
         "ON",
         "a transaction can only be recognized by its GTID",
         "SET PERSIST enforce_gtid_consistency=ON; SET PERSIST gtid_mode=OFF_PERMISSIVE; SET PERSIST gtid_mode=ON_PERMISSIVE; \
-         SET PERSIST gtid_mode=ON",
+         SET PERSIST gtid_mode=ON; what was committed without a GTID is not in the audit, compare those tables",
     ),
     (
         "binlog_format",
@@ -73,7 +73,7 @@ const REQUIRED: &[(&str, &str, &str, &str)] = &[
 /// When it does not answer, is no MySQL, or the user may not ask.
 pub async fn ask(connection: &mut Conn) -> Result<Facts> {
     let doing = "ask the mysql server about its settings";
-    let failed = |error| classify(doing, &error);
+    let failed = |error| classify_after_login(doing, &error);
     let version: Option<String> = connection
         .query_first("SELECT @@global.version")
         .await

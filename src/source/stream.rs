@@ -19,7 +19,7 @@ use mysql_common::binlog::events::{Event, TransactionPayloadEvent};
 use mysql_common::packets::Tag as DriverTag;
 use sha2::{Digest, Sha256};
 
-use super::connect::classify;
+use super::connect::{classify, classify_after_login};
 use super::event_type;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -67,14 +67,14 @@ impl Stream {
         connection
             .query_drop(settings)
             .await
-            .map_err(|error| classify(doing, &error))?;
+            .map_err(|error| classify_after_login(doing, &error))?;
         let request = BinlogStreamRequest::new(config.mysql_server_id)
             .with_gtid()
             .with_gtid_set(gtid_request(read)?);
         let binlog = connection
             .get_binlog_stream(request)
             .await
-            .map_err(|error| classify(doing, &error))?;
+            .map_err(|error| classify_after_login(doing, &error))?;
         Ok(Self {
             binlog,
             payload: Payload::default(),
