@@ -36,6 +36,11 @@ const BEFORE: usize = 9;
 const FIRST: &str = "return";
 const IN_THE_MIDDLE: &str = "11*off->return";
 
+/// The one that is passed once per chunk that the reader hands over. Chunks are of up to 256 KiB, as many as the moment makes;
+/// the large transaction has 1.5 MB, so there are six at least.
+const PER_CHUNK: &str = "after-decode";
+const FIFTH_CHUNK: &str = "4*off->return";
+
 /// Crash points that a process passes once.
 const ONCE: [&str; 2] = ["after-first-offset", "after-take-over"];
 
@@ -52,7 +57,7 @@ async fn source() -> &'static Mysqld {
                 .exec(
                     "CREATE DATABASE crash;
                      CREATE TABLE crash.keyed (id INT PRIMARY KEY, v INT, t VARCHAR(5000));
-                     CREATE TABLE crash.plain (v INT, t VARCHAR(100));
+                     CREATE TABLE crash.plain (v INT, t VARCHAR(5000));
                      CREATE TABLE crash.compressed (id INT PRIMARY KEY, t TEXT)",
                 )
                 .await; // 4 of BEFORE
@@ -74,7 +79,7 @@ async fn source() -> &'static Mysqld {
             mysqld
                 .exec(
                     "INSERT INTO crash.plain WITH RECURSIVE number AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM number WHERE i < 300)
-                     SELECT i, REPEAT('p', 90) FROM number",
+                     SELECT i, REPEAT('p', 5000) FROM number",
                 )
                 .await;
             mysqld
@@ -206,6 +211,7 @@ async fn a_crash_at_every_crash_point_in_the_middle_of_a_large_transaction_is_re
         COMMIT
             .iter()
             .chain(&ONCE)
+            .chain(&[PER_CHUNK, DURING_RECOVERY])
             .all(|point| CRASH_POINTS.contains(point))
     );
     for point in CRASH_POINTS
@@ -213,7 +219,12 @@ async fn a_crash_at_every_crash_point_in_the_middle_of_a_large_transaction_is_re
         .filter(|point| **point != DURING_RECOVERY && !ONCE.contains(point))
     {
         let run = Run::new(mongod).await;
-        run.crash(point, IN_THE_MIDDLE).await;
+        let when = if *point == PER_CHUNK {
+            FIFTH_CHUNK
+        } else {
+            IN_THE_MIDDLE
+        };
+        run.crash(point, when).await;
         if COMMIT.contains(point) {
             assert!(
                 run.is_partial().await,

@@ -11,7 +11,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Daemon, Mongod, Mysqld, Settings, Signal, caught_up, fold, mongo, mysql, values, wait_until};
+use common::{
+    Daemon, Mongod, Mysqld, Settings, Signal, caught_up, fold, mongo, mysql, values, wait_until,
+};
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, Document, RawBsonRef, RawDocumentBuf, doc};
 use mongodb::{Collection, Database};
@@ -42,14 +44,25 @@ impl Audit {
     async fn of(schema: &'static str) -> Self {
         let (mysqld, mongod) = tokio::join!(shared_mysqld(), Mongod::shared());
         mysqld.exec(format!("CREATE DATABASE {schema}")).await;
-        let settings =
-            Settings::new(mysqld, mongod).set("START_FROM", "current").set("INCLUDE_REGEX", format!(r"^{schema}\."));
+        let settings = Settings::new(mysqld, mongod)
+            .set("START_FROM", "current")
+            .set("INCLUDE_REGEX", format!(r"^{schema}\."));
         let daemon = Daemon::start(&settings);
-        daemon.wait_for_log("Starting from current position", SOON).await;
+        daemon
+            .wait_for_log("Starting from current position", SOON)
+            .await;
         let target = mongod.database(settings.database()).await;
         let mut session = mysqld.root().await;
         session.query_drop(format!("USE {schema}")).await.unwrap();
-        Self { mysqld, mongod, schema, settings, daemon, target, session }
+        Self {
+            mysqld,
+            mongod,
+            schema,
+            settings,
+            daemon,
+            target,
+            session,
+        }
     }
 
     async fn run(&mut self, statements: &[&str]) {
@@ -72,16 +85,23 @@ async fn rows_of(target: &Database, schema: &str) -> Vec<Document> {
 }
 
 fn meta(document: &Document) -> &Document {
-    document.get_document("meta").unwrap_or_else(|error| panic!("{error}: {document}"))
+    document
+        .get_document("meta")
+        .unwrap_or_else(|error| panic!("{error}: {document}"))
 }
 
 fn after(document: &Document) -> &Document {
-    document.get_document("after").unwrap_or_else(|error| panic!("{error}: {document}"))
+    document
+        .get_document("after")
+        .unwrap_or_else(|error| panic!("{error}: {document}"))
 }
 
 /// What a binary literal in MongoDB is.
 fn binary(bytes: &[u8]) -> Bson {
-    Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: bytes.to_vec() })
+    Bson::Binary(Binary {
+        subtype: BinarySubtype::Generic,
+        bytes: bytes.to_vec(),
+    })
 }
 
 async fn stop(daemon: &Daemon) {
@@ -90,13 +110,19 @@ async fn stop(daemon: &Daemon) {
 }
 
 async fn set_validator(database: &Database, validator: Document) {
-    database.run_command(doc! { "collMod": mongo::CHANGES, "validator": validator }).await.unwrap();
+    database
+        .run_command(doc! { "collMod": mongo::CHANGES, "validator": validator })
+        .await
+        .unwrap();
 }
 
 /// Sets fields of the offset document, as an operator would in mongosh.
 async fn set_offset(database: &Database, fields: Document) {
     let offsets: Collection<Document> = database.collection(mongo::OFFSETS);
-    let updated = offsets.update_one(doc! {}, doc! { "$set": fields }).await.unwrap();
+    let updated = offsets
+        .update_one(doc! {}, doc! { "$set": fields })
+        .await
+        .unwrap();
     assert_eq!(updated.matched_count, 1);
 }
 
@@ -106,21 +132,37 @@ async fn set_offset(database: &Database, fields: Document) {
 async fn json_with_hostile_keys_is_stored_and_found() {
     let mut audit = Audit::of("json_keys").await;
     let cases = [
-        (r#"{"$where": 1, "a.b": {"$": [null]}, "": true, "_id": 0, ".": "", "$$": {"$set": {"x.$[]": 1}}}"#, true),
+        (
+            r#"{"$where": 1, "a.b": {"$": [null]}, "": true, "_id": 0, ".": "", "$$": {"$set": {"x.$[]": 1}}}"#,
+            true,
+        ),
         (r#"["$ref", {"$ref": "c", "$id": 1, "$db": "d"}]"#, true),
-        (r#"{"__proto__": 1, "constructor": 2, "ключ": 3, "日本": {"🦀": 4}}"#, true),
+        (
+            r#"{"__proto__": 1, "constructor": 2, "ключ": 3, "日本": {"🦀": 4}}"#,
+            true,
+        ),
         // A NUL in a value is text like any other; in a key BSON has no way to say it.
         ("{\"a\": \"x\\u0000y\"}", true),
         ("{\"a\\u0000b\": 1}", false),
         ("{\"outer\": [{\"in\\u0000ner\": 1}]}", false),
     ];
-    audit.run(&["CREATE TABLE t (id INT PRIMARY KEY, j JSON)"]).await;
+    audit
+        .run(&["CREATE TABLE t (id INT PRIMARY KEY, j JSON)"])
+        .await;
     for (id, (json, _)) in cases.iter().enumerate() {
-        audit.session.exec_drop("INSERT INTO t VALUES (?, ?)", (id, json)).await.unwrap();
+        audit
+            .session
+            .exec_drop("INSERT INTO t VALUES (?, ?)", (id, json))
+            .await
+            .unwrap();
     }
     let rows = audit.rows().await;
     assert_eq!(rows.len(), cases.len());
-    let texts: Vec<String> = audit.session.query("SELECT CAST(j AS CHAR) FROM t ORDER BY id").await.unwrap();
+    let texts: Vec<String> = audit
+        .session
+        .query("SELECT CAST(j AS CHAR) FROM t ORDER BY id")
+        .await
+        .unwrap();
     let selected = values::select(&mut audit.session, "SELECT * FROM t ORDER BY id").await;
     for (index, (row, (_, native))) in rows.iter().zip(cases).enumerate() {
         let found = after(row).get("j").unwrap();
@@ -128,41 +170,69 @@ async fn json_with_hostile_keys_is_stored_and_found() {
             let expected = selected[index].get("j").unwrap();
             assert_eq!(values::canonical(found), values::canonical(expected));
         } else {
-            assert_eq!(found, &Bson::Document(doc! { "$json": &texts[index] }), "text, as MySQL prints it");
+            assert_eq!(
+                found,
+                &Bson::Document(doc! { "$json": &texts[index] }),
+                "text, as MySQL prints it"
+            );
         }
         assert!(!meta(row).contains_key("opaque"));
     }
     // MongoDB itself finds what is under such a key.
     let changes: Collection<Document> = audit.target.collection(mongo::CHANGES);
-    let under_dollar =
-        doc! { "$expr": { "$eq": [{ "$getField": { "field": { "$literal": "$where" }, "input": "$after.j" } }, 1] } };
+    let under_dollar = doc! { "$expr": { "$eq": [{ "$getField": { "field": { "$literal": "$where" }, "input": "$after.j" } }, 1] } };
     assert_eq!(changes.count_documents(under_dollar).await.unwrap(), 1);
 }
 
 #[tokio::test]
 async fn json_of_a_hundred_levels_is_stored_whatever_mongodb_takes() {
     let mut audit = Audit::of("levels").await;
-    audit.run(&["CREATE TABLE t (id INT PRIMARY KEY, j JSON)"]).await;
-    let nested = |levels: usize, open: &str, close: &str| format!("{}1{}", open.repeat(levels), close.repeat(levels));
+    audit
+        .run(&["CREATE TABLE t (id INT PRIMARY KEY, j JSON)"])
+        .await;
+    let nested = |levels: usize, open: &str, close: &str| {
+        format!("{}1{}", open.repeat(levels), close.repeat(levels))
+    };
     for levels in [1, 85, 89, 90, 91, 95, 100] {
-        for (id, json) in [(levels, nested(levels, "[", "]")), (levels + 1000, nested(levels, r#"{"a": "#, "}"))] {
-            audit.session.exec_drop("INSERT INTO t VALUES (?, ?)", (id, json)).await.unwrap();
+        for (id, json) in [
+            (levels, nested(levels, "[", "]")),
+            (levels + 1000, nested(levels, r#"{"a": "#, "}")),
+        ] {
+            audit
+                .session
+                .exec_drop("INSERT INTO t VALUES (?, ?)", (id, json))
+                .await
+                .unwrap();
         }
     }
     // Deep and changed: both images have it.
-    audit.run(&["UPDATE t SET j = JSON_ARRAY(j) WHERE id = 89", "DELETE FROM t WHERE id = 1100"]).await;
+    audit
+        .run(&[
+            "UPDATE t SET j = JSON_ARRAY(j) WHERE id = 89",
+            "DELETE FROM t WHERE id = 1100",
+        ])
+        .await;
     caught_up(audit.mysqld, audit.mongod, audit.settings.database()).await;
     let rows = raw_rows(&audit.target, audit.schema).await;
     assert_eq!(rows.len(), 16);
     for row in &rows {
         let op = row.get_str("op").unwrap();
         for name in ["before", "after"] {
-            let Ok(image) = row.get_document(name) else { continue };
+            let Ok(image) = row.get_document(name) else {
+                continue;
+            };
             let id = usize::try_from(image.get_i32("id").unwrap()).unwrap();
             let levels = id % 1000 + usize::from(op == "update" && name == "after");
-            let (open, close) = if id < 1000 { ("[", "]") } else { (r#"{"a": "#, "}") };
+            let (open, close) = if id < 1000 {
+                ("[", "]")
+            } else {
+                (r#"{"a": "#, "}")
+            };
             let value = image.get("j").unwrap().unwrap();
-            match value.as_document().and_then(|text| text.get_str("$json").ok()) {
+            match value
+                .as_document()
+                .and_then(|text| text.get_str("$json").ok())
+            {
                 Some(text) => {
                     assert!(levels > 90, "{levels} levels fit");
                     assert_eq!(text, nested(levels, open, close));
@@ -177,17 +247,42 @@ async fn json_of_a_hundred_levels_is_stored_whatever_mongodb_takes() {
 
     // The rare paths, on which the daemon takes documents apart, bear such depths too: a refusal, and a replay.
     set_validator(&audit.target, doc! { "after.id": { "$ne": 2090 } }).await;
-    audit.session.exec_drop("INSERT INTO t VALUES (2090, ?)", (nested(90, "[", "]"),)).await.unwrap();
+    audit
+        .session
+        .exec_drop("INSERT INTO t VALUES (2090, ?)", (nested(90, "[", "]"),))
+        .await
+        .unwrap();
     caught_up(audit.mysqld, audit.mongod, audit.settings.database()).await;
     let before = raw_rows(&audit.target, audit.schema).await;
     let last = before.last().unwrap();
-    assert!(last.get_document("meta").unwrap().get_bool("opaque").unwrap());
-    let image = last.get_document("after").unwrap().get_binary("$bson").unwrap().bytes.to_vec();
+    assert!(
+        last.get_document("meta")
+            .unwrap()
+            .get_bool("opaque")
+            .unwrap()
+    );
+    let image = last
+        .get_document("after")
+        .unwrap()
+        .get_binary("$bson")
+        .unwrap()
+        .bytes
+        .to_vec();
     let image = RawDocumentBuf::from_bytes(image).unwrap();
-    assert_eq!((image.get_i32("id").unwrap(), depth(image.get("j").unwrap().unwrap())), (2090, 90));
+    assert_eq!(
+        (
+            image.get_i32("id").unwrap(),
+            depth(image.get("j").unwrap().unwrap())
+        ),
+        (2090, 90)
+    );
     stop(&audit.daemon).await;
     set_validator(&audit.target, doc! {}).await;
-    let start = before[0].get_document("meta").unwrap().get_str("gtid").unwrap();
+    let start = before[0]
+        .get_document("meta")
+        .unwrap()
+        .get_str("gtid")
+        .unwrap();
     let (uuid, number) = start.split_once(':').unwrap();
     let replayed = format!("{uuid}:1-{}", number.parse::<u64>().unwrap() - 1);
     set_offset(&audit.target, doc! { "gtid": replayed }).await;
@@ -225,17 +320,29 @@ fn depth(mut value: RawBsonRef<'_>) -> usize {
 #[tokio::test]
 async fn names_of_columns_and_tables_may_be_anything() {
     let mut audit = Audit::of("names").await;
-    let columns = ["$a.b", "a.b", "$", "it's", "\"q\"", "ba``ck", "größe", "列", "_id", "n", "$value", "a b", "."];
-    let definitions: Vec<_> = columns.iter().map(|name| format!("`{name}` VARCHAR(40)")).collect();
+    let columns = [
+        "$a.b", "a.b", "$", "it's", "\"q\"", "ba``ck", "größe", "列", "_id", "n", "$value", "a b",
+        ".",
+    ];
+    let definitions: Vec<_> = columns
+        .iter()
+        .map(|name| format!("`{name}` VARCHAR(40)"))
+        .collect();
     let table = "`my.table $x ``é`";
     audit
         .run(&[
             "SET NAMES utf8mb4",
-            &format!("CREATE TABLE {table} (`k.1` INT, `$k` VARCHAR(9), {}, PRIMARY KEY (`$k`, `k.1`))", definitions.join(", ")),
+            &format!(
+                "CREATE TABLE {table} (`k.1` INT, `$k` VARCHAR(9), {}, PRIMARY KEY (`$k`, `k.1`))",
+                definitions.join(", ")
+            ),
             "CREATE TABLE `$single` (`$pk` JSON, `x.y` INT PRIMARY KEY)",
         ])
         .await;
-    let texts: Vec<_> = columns.iter().map(|name| format!("'{}'", name.replace('\'', "''").replace("``", "`"))).collect();
+    let texts: Vec<_> = columns
+        .iter()
+        .map(|name| format!("'{}'", name.replace('\'', "''").replace("``", "`")))
+        .collect();
     audit
         .run(&[
             &format!("INSERT INTO {table} VALUES (1, 'k', {})", texts.join(", ")),
@@ -245,7 +352,12 @@ async fn names_of_columns_and_tables_may_be_anything() {
         ])
         .await;
     let rows = audit.rows().await;
-    assert_eq!(rows.iter().map(|row| row.get_str("op").unwrap()).collect::<Vec<_>>(), ["insert", "update", "delete", "insert"]);
+    assert_eq!(
+        rows.iter()
+            .map(|row| row.get_str("op").unwrap())
+            .collect::<Vec<_>>(),
+        ["insert", "update", "delete", "insert"]
+    );
     let mut expected = doc! { "k.1": 1, "$k": "k" };
     for name in columns {
         let name = name.replace("``", "`");
@@ -253,18 +365,33 @@ async fn names_of_columns_and_tables_may_be_anything() {
     }
     assert_eq!(after(&rows[0]), &expected);
     assert_eq!(meta(&rows[0]).get_str("tbl").unwrap(), "my.table $x `é");
-    assert_eq!(meta(&rows[0]).get("pk"), Some(&Bson::Document(doc! { "$k": "k", "k.1": 1 })));
+    assert_eq!(
+        meta(&rows[0]).get("pk"),
+        Some(&Bson::Document(doc! { "$k": "k", "k.1": 1 }))
+    );
     assert_eq!(rows[1].get_document("before").unwrap(), &expected);
     expected.insert("$a.b", "x\0y");
     expected.insert(".", Bson::Null);
     assert_eq!(after(&rows[1]), &expected);
-    assert_eq!(rows[1].get_array("changed").unwrap(), &vec![Bson::from("$a.b"), Bson::from(".")]);
+    assert_eq!(
+        rows[1].get_array("changed").unwrap(),
+        &vec![Bson::from("$a.b"), Bson::from(".")]
+    );
     assert_eq!(rows[2].get_document("before").unwrap(), &expected);
     assert_eq!(after(&rows[3]), &doc! { "$pk": {}, "x.y": 7 });
-    assert!(rows.iter().all(|row| !meta(row).contains_key("opaque")), "MongoDB takes such names as they are");
+    assert!(
+        rows.iter().all(|row| !meta(row).contains_key("opaque")),
+        "MongoDB takes such names as they are"
+    );
     // The schema versions have them too.
     let schemas: Collection<Document> = audit.target.collection(mongo::SCHEMAS);
-    assert_eq!(schemas.count_documents(doc! { "columns.name": "$a.b" }).await.unwrap(), 1);
+    assert_eq!(
+        schemas
+            .count_documents(doc! { "columns.name": "$a.b" })
+            .await
+            .unwrap(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -279,14 +406,22 @@ async fn text_without_characters_is_binary_and_text_with_nul_is_text() {
         ])
         .await;
     let rows = audit.rows().await;
-    assert_eq!(after(&rows[0]), &doc! { "id": 1, "u": binary(b"\0a\xd8\0"), "x": "a\0b", "b": binary(b"\0") });
-    assert_eq!(after(&rows[1]), &doc! { "id": 2, "u": "a", "x": "\0", "b": binary(b"") });
+    assert_eq!(
+        after(&rows[0]),
+        &doc! { "id": 1, "u": binary(b"\0a\xd8\0"), "x": "a\0b", "b": binary(b"\0") }
+    );
+    assert_eq!(
+        after(&rows[1]),
+        &doc! { "id": 2, "u": "a", "x": "\0", "b": binary(b"") }
+    );
 }
 
 #[tokio::test]
 async fn a_document_that_mongodb_refuses_is_stored_opaque_and_the_stream_goes_on() {
     let mut audit = Audit::of("refused").await;
-    audit.run(&["CREATE TABLE t (id INT PRIMARY KEY, forbidden VARCHAR(40))"]).await;
+    audit
+        .run(&["CREATE TABLE t (id INT PRIMARY KEY, forbidden VARCHAR(40))"])
+        .await;
     audit.rows().await;
     set_validator(&audit.target, doc! { "after.forbidden": { "$in": [null, "fine"] }, "before.forbidden": { "$in": [null, "fine"] } }).await;
     audit
@@ -304,27 +439,83 @@ async fn a_document_that_mongodb_refuses_is_stored_opaque_and_the_stream_goes_on
         .await;
     let rows = audit.rows().await;
     let expected: [(&str, Option<Document>, Option<Document>, bool); 7] = [
-        ("insert", None, Some(doc! { "id": 1, "forbidden": "fine" }), false),
-        ("insert", None, Some(doc! { "id": 2, "forbidden": "planted-value" }), true),
-        ("insert", None, Some(doc! { "id": 3, "forbidden": "fine" }), false),
-        ("insert", None, Some(doc! { "id": 4, "forbidden": "planted-value" }), true),
-        ("update", Some(doc! { "id": 2, "forbidden": "planted-value" }), Some(doc! { "id": 2, "forbidden": "fine" }), true),
-        ("delete", Some(doc! { "id": 4, "forbidden": "planted-value" }), None, true),
-        ("insert", None, Some(doc! { "id": 5, "forbidden": "fine" }), false),
+        (
+            "insert",
+            None,
+            Some(doc! { "id": 1, "forbidden": "fine" }),
+            false,
+        ),
+        (
+            "insert",
+            None,
+            Some(doc! { "id": 2, "forbidden": "planted-value" }),
+            true,
+        ),
+        (
+            "insert",
+            None,
+            Some(doc! { "id": 3, "forbidden": "fine" }),
+            false,
+        ),
+        (
+            "insert",
+            None,
+            Some(doc! { "id": 4, "forbidden": "planted-value" }),
+            true,
+        ),
+        (
+            "update",
+            Some(doc! { "id": 2, "forbidden": "planted-value" }),
+            Some(doc! { "id": 2, "forbidden": "fine" }),
+            true,
+        ),
+        (
+            "delete",
+            Some(doc! { "id": 4, "forbidden": "planted-value" }),
+            None,
+            true,
+        ),
+        (
+            "insert",
+            None,
+            Some(doc! { "id": 5, "forbidden": "fine" }),
+            false,
+        ),
     ];
     assert_eq!(rows.len(), expected.len());
     for (row, (op, before, after, opaque)) in rows.iter().zip(&expected) {
         assert_eq!(row.get_str("op").unwrap(), *op);
-        assert_eq!(meta(row).get("opaque"), opaque.then_some(&Bson::Boolean(true)), "{row}");
+        assert_eq!(
+            meta(row).get("opaque"),
+            opaque.then_some(&Bson::Boolean(true)),
+            "{row}"
+        );
         for (name, image) in [("before", before), ("after", after)] {
-            let found = row.get_document(name).ok().map(|found| if *opaque { unpack(found) } else { found.clone() });
+            let found = row.get_document(name).ok().map(|found| {
+                if *opaque {
+                    unpack(found)
+                } else {
+                    found.clone()
+                }
+            });
             assert_eq!(found.as_ref(), image.as_ref(), "{name} of {row}");
         }
     }
-    assert_eq!(fold::sequence(&mongo::changes(&audit.target).await), [""; 0]);
-    let told = audit.daemon.logs().iter().filter(|line| line.contains("WARN") && line.contains("meta.opaque")).count();
+    assert_eq!(
+        fold::sequence(&mongo::changes(&audit.target).await),
+        [""; 0]
+    );
+    let told = audit
+        .daemon
+        .logs()
+        .iter()
+        .filter(|line| line.contains("WARN") && line.contains("meta.opaque"))
+        .count();
     assert_eq!(told, 4, "{:#?}", audit.daemon.logs());
-    assert!(!audit.daemon.has_logged("planted-value"), "MongoDB's own message quotes the document; the log does not");
+    assert!(
+        !audit.daemon.has_logged("planted-value"),
+        "MongoDB's own message quotes the document; the log does not"
+    );
 }
 
 /// The image inside `{ $bson: Binary }`.
@@ -337,13 +528,19 @@ fn unpack(image: &Document) -> Document {
 #[tokio::test]
 async fn a_collection_that_refuses_everything_stops_the_daemon_and_nothing_is_lost() {
     let mut audit = Audit::of("refusing").await;
-    audit.run(&["CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(40))"]).await;
+    audit
+        .run(&["CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(40))"])
+        .await;
     audit.rows().await;
     set_validator(&audit.target, doc! { "impossible": true }).await;
-    audit.run(&["INSERT INTO t VALUES (1, 'planted-value'), (2, 'planted-value')"]).await;
+    audit
+        .run(&["INSERT INTO t VALUES (1, 'planted-value'), (2, 'planted-value')"])
+        .await;
     assert_eq!(audit.daemon.wait_exit(SOON).await.0, 3);
     let logs = audit.daemon.logs();
-    let error = logs.iter().find(|line| line.contains("ERROR") && line.contains("exit=3"));
+    let error = logs
+        .iter()
+        .find(|line| line.contains("ERROR") && line.contains("exit=3"));
     let error = error.unwrap_or_else(|| panic!("{logs:#?}"));
     for part in ["refused", "validator", "getCollectionInfos"] {
         assert!(error.contains(part), "{error} does not say {part}");
@@ -357,7 +554,10 @@ async fn a_collection_that_refuses_everything_stops_the_daemon_and_nothing_is_lo
     set_validator(&audit.target, doc! {}).await;
     let daemon = Daemon::start(&audit.settings);
     let rows = audit.rows().await;
-    let ids: Vec<_> = rows.iter().map(|row| after(row).get_i32("id").unwrap()).collect();
+    let ids: Vec<_> = rows
+        .iter()
+        .map(|row| after(row).get_i32("id").unwrap())
+        .collect();
     assert_eq!(ids, [1, 2]);
     assert!(daemon.is_running());
     assert_eq!(mongo::pending(&audit.target).await, 0);
@@ -368,12 +568,20 @@ async fn a_collection_that_refuses_everything_stops_the_daemon_and_nothing_is_lo
 #[tokio::test]
 async fn tagged_transactions_are_recorded_and_resumed() {
     let (mysqld, mongod) = tokio::join!(Mysqld::start(), Mongod::shared());
-    mysqld.exec("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await;
+    mysqld
+        .exec("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)")
+        .await;
     let settings = Settings::new(&mysqld, mongod);
     let mut session = mysqld.root().await;
     let mut insert = async |tag: &str, id: i32| {
-        session.query_drop(format!("SET gtid_next = '{tag}'")).await.unwrap();
-        session.query_drop(format!("INSERT INTO shop.t VALUES ({id})")).await.unwrap();
+        session
+            .query_drop(format!("SET gtid_next = '{tag}'"))
+            .await
+            .unwrap();
+        session
+            .query_drop(format!("INSERT INTO shop.t VALUES ({id})"))
+            .await
+            .unwrap();
     };
     let uuid: String = mysqld.query_one("SELECT @@server_uuid").await;
     let daemon = Daemon::start(&settings);
@@ -396,14 +604,37 @@ async fn tagged_transactions_are_recorded_and_resumed() {
     fold::assert_exact(&mysqld, mongod, settings.database(), &["shop.t"]).await;
     let target = mongod.database(settings.database()).await;
     let rows = rows_of(&target, "shop").await;
-    let found: Vec<_> = rows.iter().map(|row| (after(row).get_i32("id").unwrap(), meta(row).get_str("gtid").unwrap().to_owned())).collect();
-    let expected = [(1, "tag1:1"), (2, "3"), (3, "tag1:2"), (4, "other:1"), (5, "tag1:3"), (6, "4"), (7, "new:1"), (8, "tag1:4")];
-    assert_eq!(found, expected.map(|(id, rest)| (id, format!("{uuid}:{rest}"))));
+    let found: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            (
+                after(row).get_i32("id").unwrap(),
+                meta(row).get_str("gtid").unwrap().to_owned(),
+            )
+        })
+        .collect();
+    let expected = [
+        (1, "tag1:1"),
+        (2, "3"),
+        (3, "tag1:2"),
+        (4, "other:1"),
+        (5, "tag1:3"),
+        (6, "4"),
+        (7, "new:1"),
+        (8, "tag1:4"),
+    ];
+    assert_eq!(
+        found,
+        expected.map(|(id, rest)| (id, format!("{uuid}:{rest}")))
+    );
 }
 
 #[tokio::test]
 async fn compressed_transactions_without_checksums_across_rotations_are_exact() {
-    let (mysqld, mongod) = tokio::join!(Mysqld::start_with(&["--log-bin-trust-function-creators=ON"]), Mongod::shared());
+    let (mysqld, mongod) = tokio::join!(
+        Mysqld::start_with(&["--log-bin-trust-function-creators=ON"]),
+        Mongod::shared()
+    );
     mysqld
         .exec(
             "CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY, v VARCHAR(200), j JSON);
@@ -414,7 +645,9 @@ async fn compressed_transactions_without_checksums_across_rotations_are_exact() 
     let daemon = Daemon::start(&settings);
     let mut next = 0;
     for checksum in ["CRC32", "NONE", "CRC32", "NONE"] {
-        mysqld.exec(format!("SET GLOBAL binlog_checksum = {checksum}")).await;
+        mysqld
+            .exec(format!("SET GLOBAL binlog_checksum = {checksum}"))
+            .await;
         for compression in ["ON", "OFF"] {
             next += 10_000;
             let sql = format!(
@@ -430,9 +663,24 @@ async fn compressed_transactions_without_checksums_across_rotations_are_exact() 
         }
     }
     caught_up(&mysqld, mongod, settings.database()).await;
-    fold::assert_exact(&mysqld, mongod, settings.database(), &["shop.t", "shop.digit"]).await;
-    let reconnects = daemon.logs().iter().filter(|line| line.contains("Connected to MySQL")).count();
-    assert_eq!(reconnects, 1, "none of it broke the stream: {:#?}", daemon.logs());
+    fold::assert_exact(
+        &mysqld,
+        mongod,
+        settings.database(),
+        &["shop.t", "shop.digit"],
+    )
+    .await;
+    let reconnects = daemon
+        .logs()
+        .iter()
+        .filter(|line| line.contains("Connected to MySQL"))
+        .count();
+    assert_eq!(
+        reconnects,
+        1,
+        "none of it broke the stream: {:#?}",
+        daemon.logs()
+    );
 
     // A large one, well over every buffer on the way; about 30 MB before compression.
     mysqld
@@ -449,7 +697,10 @@ async fn compressed_transactions_without_checksums_across_rotations_are_exact() 
     let of_large = doc! { "meta.tbl": "large", "op": "insert", "meta.partial": true };
     assert_eq!(changes.count_documents(of_large).await.unwrap(), 100_000);
     fold::assert_exact(&mysqld, mongod, settings.database(), &["shop.large"]).await;
-    println!("peak memory with a compressed transaction of 100,000 rows (20 MB): {} MiB", daemon.peak_memory() >> 20);
+    println!(
+        "peak memory with a compressed transaction of 100,000 rows (20 MB): {} MiB",
+        daemon.peak_memory() >> 20
+    );
 }
 
 // --- an operator's hand
@@ -457,14 +708,18 @@ async fn compressed_transactions_without_checksums_across_rotations_are_exact() 
 #[tokio::test]
 async fn an_offset_set_back_by_hand_leaves_out_what_is_there_and_leaves_no_gap() {
     let (mysqld, mongod) = tokio::join!(Mysqld::start(), Mongod::shared());
-    mysqld.exec("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY, v VARCHAR(40))").await;
+    mysqld
+        .exec("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY, v VARCHAR(40))")
+        .await;
     let settings = Settings::new(&mysqld, mongod).set("BATCH_SIZE", 7);
     let target = mongod.database(settings.database()).await;
     let daemon = Daemon::start(&settings);
     caught_up(&mysqld, mongod, settings.database()).await;
     let older = mongo::offset(&target).await.unwrap();
     for id in 0..20 {
-        mysqld.exec(format!("INSERT INTO shop.t VALUES ({id}, 'x')")).await;
+        mysqld
+            .exec(format!("INSERT INTO shop.t VALUES ({id}, 'x')"))
+            .await;
     }
     // Larger than a batch, so it is cut.
     mysqld.exec("UPDATE shop.t SET v = 'y'").await;
@@ -477,20 +732,35 @@ async fn an_offset_set_back_by_hand_leaves_out_what_is_there_and_leaves_no_gap()
     let daemon = Daemon::start(&settings);
     caught_up(&mysqld, mongod, settings.database()).await;
     let after = mongo::changes(&target).await;
-    assert_eq!(after[..before.len()], before[..], "not one of them was written again");
+    assert_eq!(
+        after[..before.len()],
+        before[..],
+        "not one of them was written again"
+    );
     assert_eq!(after.len(), before.len() + 1);
     fold::assert_exact(&mysqld, mongod, settings.database(), &["shop.t"]).await;
     let left_out: usize = daemon
         .logs()
         .iter()
         .filter(|line| line.contains("left out"))
-        .filter_map(|line| line.split("left_out=").nth(1)?.split(' ').next()?.parse::<usize>().ok())
+        .filter_map(|line| {
+            line.split("left_out=")
+                .nth(1)?
+                .split(' ')
+                .next()?
+                .parse::<usize>()
+                .ok()
+        })
         .sum();
     assert_eq!(left_out, 40, "{:#?}", daemon.logs());
     stop(&daemon).await;
 
     // All fields set back, as who restores an old offset document does: n and batch are older, too.
-    set_offset(&target, doc! { "gtid": older.get_str("gtid").unwrap(), "batch": older.get_i64("batch").unwrap() }).await;
+    set_offset(
+        &target,
+        doc! { "gtid": older.get_str("gtid").unwrap(), "batch": older.get_i64("batch").unwrap() },
+    )
+    .await;
     let daemon = Daemon::start(&settings);
     caught_up(&mysqld, mongod, settings.database()).await;
     assert_eq!(mongo::changes(&target).await, after);
@@ -499,14 +769,29 @@ async fn an_offset_set_back_by_hand_leaves_out_what_is_there_and_leaves_no_gap()
     // One that is there and differs is no replay.
     let changes: Collection<Document> = target.collection(mongo::CHANGES);
     let victim = before.last().unwrap().get_str("_id").unwrap();
-    changes.update_one(doc! { "_id": victim }, doc! { "$set": { "after.v": "planted-value" } }).await.unwrap();
+    changes
+        .update_one(
+            doc! { "_id": victim },
+            doc! { "$set": { "after.v": "planted-value" } },
+        )
+        .await
+        .unwrap();
     set_offset(&target, doc! { "gtid": older.get_str("gtid").unwrap() }).await;
     let daemon = Daemon::start(&settings);
     assert_eq!(daemon.wait_exit(SOON).await.0, 3);
     let logs = daemon.logs();
-    let error = logs.iter().find(|line| line.contains("exit=3")).unwrap_or_else(|| panic!("{logs:#?}"));
-    assert!(error.contains(victim) && error.contains("differs"), "{error}");
-    assert!(!logs.iter().any(|line| line.contains("planted-value")), "{logs:#?}");
+    let error = logs
+        .iter()
+        .find(|line| line.contains("exit=3"))
+        .unwrap_or_else(|| panic!("{logs:#?}"));
+    assert!(
+        error.contains(victim) && error.contains("differs"),
+        "{error}"
+    );
+    assert!(
+        !logs.iter().any(|line| line.contains("planted-value")),
+        "{logs:#?}"
+    );
     let still = mongo::changes(&target).await;
     assert_eq!(still.len(), after.len(), "nothing was written over it");
 }
@@ -514,7 +799,9 @@ async fn an_offset_set_back_by_hand_leaves_out_what_is_there_and_leaves_no_gap()
 #[tokio::test]
 async fn a_whole_old_offset_restored_is_told_apart_from_a_replay() {
     let (mysqld, mongod) = tokio::join!(Mysqld::start(), Mongod::shared());
-    mysqld.exec("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await;
+    mysqld
+        .exec("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)")
+        .await;
     let settings = Settings::new(&mysqld, mongod);
     let target = mongod.database(settings.database()).await;
     let daemon = Daemon::start(&settings);
@@ -546,10 +833,20 @@ async fn a_whole_old_offset_restored_is_told_apart_from_a_replay() {
     } else {
         assert_eq!(daemon.wait_exit(SOON).await.0, 3);
         let logs = daemon.logs();
-        let error = logs.iter().find(|line| line.contains("exit=3")).unwrap_or_else(|| panic!("{logs:#?}"));
+        let error = logs
+            .iter()
+            .find(|line| line.contains("exit=3"))
+            .unwrap_or_else(|| panic!("{logs:#?}"));
         assert!(error.contains("n = "), "{error}");
     }
-    println!("an old offset restored whole, n included: {}", if daemon.is_running() { "goes on" } else { "stops" });
+    println!(
+        "an old offset restored whole, n included: {}",
+        if daemon.is_running() {
+            "goes on"
+        } else {
+            "stops"
+        }
+    );
 }
 
 // --- what must not be seen
@@ -566,7 +863,10 @@ async fn neither_a_secret_nor_a_row_value_is_ever_printed() {
         ))
         .await;
     let mut outputs = Vec::new();
-    let settings = Settings::new(&mysqld, mongod).set("MYSQL_USER", "planted").set("MYSQL_PASS", SECRET).set("RUST_LOG", "trace");
+    let settings = Settings::new(&mysqld, mongod)
+        .set("MYSQL_USER", "planted")
+        .set("MYSQL_PASS", SECRET)
+        .set("RUST_LOG", "trace");
     let target = mongod.database(settings.database()).await;
     let daemon = Daemon::start(&settings);
     let work = |first: i32| {
@@ -581,7 +881,11 @@ async fn neither_a_secret_nor_a_row_value_is_ever_printed() {
     mysqld.exec(work(1)).await;
     caught_up(&mysqld, mongod, settings.database()).await;
     // Its connection is cut, a validator gets in the way, it is killed and recovers.
-    let dump: Option<u64> = mysqld.query("SELECT id FROM information_schema.processlist WHERE user = 'planted'").await.into_iter().next();
+    let dump: Option<u64> = mysqld
+        .query("SELECT id FROM information_schema.processlist WHERE user = 'planted'")
+        .await
+        .into_iter()
+        .next();
     mysqld.exec(format!("KILL {}", dump.unwrap())).await;
     set_validator(&target, doc! { "after.v": { "$ne": VALUE } }).await;
     mysqld.exec(work(11)).await;
@@ -599,10 +903,30 @@ async fn neither_a_secret_nor_a_row_value_is_ever_printed() {
 
     // Refused, on either side; MongoDB's password stands in a URI.
     let mut refused = vec![
-        settings.clone().set("MYSQL_PASS", format!("wrong-{SECRET}")),
-        settings.clone().set("MONGO_URI", format!("mongodb://auditor:{SECRET}@{}/?replicaSet=rs0&authSource=admin", mongod.addr())),
-        settings.clone().set("MONGO_URI", format!("mongodb://auditor:{SECRET}@{}/?replicaSet=rs0&tls=true&tlsInsecure=maybe", mongod.addr())),
-        settings.clone().set("MONGO_URI", format!("mongodb://auditor:{SECRET}@{}@x/?replicaSet=rs0", mongod.addr())),
+        settings
+            .clone()
+            .set("MYSQL_PASS", format!("wrong-{SECRET}")),
+        settings.clone().set(
+            "MONGO_URI",
+            format!(
+                "mongodb://auditor:{SECRET}@{}/?replicaSet=rs0&authSource=admin",
+                mongod.addr()
+            ),
+        ),
+        settings.clone().set(
+            "MONGO_URI",
+            format!(
+                "mongodb://auditor:{SECRET}@{}/?replicaSet=rs0&tls=true&tlsInsecure=maybe",
+                mongod.addr()
+            ),
+        ),
+        settings.clone().set(
+            "MONGO_URI",
+            format!(
+                "mongodb://auditor:{SECRET}@{}@x/?replicaSet=rs0",
+                mongod.addr()
+            ),
+        ),
         settings.set("MYSQL_ADDR", format!("root:{SECRET}@{}", mysqld.addr())),
     ];
     for settings in refused.drain(..) {
@@ -611,7 +935,11 @@ async fn neither_a_secret_nor_a_row_value_is_ever_printed() {
         assert!(code == 3 || code == 64, "{code}: {:#?}", daemon.logs());
         outputs.extend(daemon.logs());
     }
-    assert!(outputs.len() > 50, "this was not quiet: {} lines", outputs.len());
+    assert!(
+        outputs.len() > 50,
+        "this was not quiet: {} lines",
+        outputs.len()
+    );
     for line in &outputs {
         for planted in [SECRET, VALUE, mysql::PASSWORD] {
             assert!(!line.contains(planted), "{line}");

@@ -36,11 +36,19 @@ struct Step {
 }
 
 const fn step(sql: &'static str, effect: Effect) -> Step {
-    Step { sql, renames: &[], moves: &[], effect }
+    Step {
+        sql,
+        renames: &[],
+        moves: &[],
+        effect,
+    }
 }
 
 fn alter(tables: &mut Tables, table: &str, change: impl Fn(&mut Document)) {
-    tables.entry(format!("s.{table}")).or_insert_with(Table::default).alter(change);
+    tables
+        .entry(format!("s.{table}"))
+        .or_insert_with(Table::default)
+        .alter(change);
 }
 
 fn rename(row: &mut Document, old: &str, new: &str) {
@@ -53,51 +61,97 @@ const STEPS: &[Step] = &[
         "CREATE TABLE s.t (id INT, alpha VARCHAR(60), beta VARCHAR(60), gamma VARCHAR(60), PRIMARY KEY (id)) CHARACTER SET utf8mb4",
         |_| (),
     ),
-    step("ALTER TABLE s.t ADD COLUMN first VARCHAR(60) FIRST", |tables| {
-        alter(tables, "t", |row| drop(row.insert("first", Bson::Null)));
+    step(
+        "ALTER TABLE s.t ADD COLUMN first VARCHAR(60) FIRST",
+        |tables| {
+            alter(tables, "t", |row| drop(row.insert("first", Bson::Null)));
+        },
+    ),
+    step(
+        "ALTER TABLE s.t ADD COLUMN middle VARCHAR(60) DEFAULT 't.middle@2:' AFTER alpha",
+        |tables| {
+            alter(tables, "t", |row| drop(row.insert("middle", "t.middle@2:")));
+        },
+    ),
+    step("ALTER TABLE s.t DROP COLUMN beta", |tables| {
+        alter(tables, "t", |row| drop(row.remove("beta")))
     }),
-    step("ALTER TABLE s.t ADD COLUMN middle VARCHAR(60) DEFAULT 't.middle@2:' AFTER alpha", |tables| {
-        alter(tables, "t", |row| drop(row.insert("middle", "t.middle@2:")));
-    }),
-    step("ALTER TABLE s.t DROP COLUMN beta", |tables| alter(tables, "t", |row| drop(row.remove("beta")))),
     Step {
         renames: &[("t", "delta", "gamma")],
-        ..step("ALTER TABLE s.t RENAME COLUMN gamma TO delta", |tables| alter(tables, "t", |row| rename(row, "gamma", "delta")))
-    },
-    step("ALTER TABLE s.t MODIFY first VARCHAR(60) AFTER delta", |_| ()),
-    step("ALTER TABLE s.t MODIFY alpha TEXT CHARACTER SET latin1", |_| ()),
-    Step {
-        renames: &[("t", "middle", "alpha"), ("t", "alpha", "middle")],
-        ..step("ALTER TABLE s.t RENAME COLUMN alpha TO middle, RENAME COLUMN middle TO alpha", |tables| {
-            alter(tables, "t", |row| {
-                rename(row, "alpha", "passing");
-                rename(row, "middle", "alpha");
-                rename(row, "passing", "middle");
-            });
+        ..step("ALTER TABLE s.t RENAME COLUMN gamma TO delta", |tables| {
+            alter(tables, "t", |row| rename(row, "gamma", "delta"))
         })
     },
+    step(
+        "ALTER TABLE s.t MODIFY first VARCHAR(60) AFTER delta",
+        |_| (),
+    ),
+    step(
+        "ALTER TABLE s.t MODIFY alpha TEXT CHARACTER SET latin1",
+        |_| (),
+    ),
+    Step {
+        renames: &[("t", "middle", "alpha"), ("t", "alpha", "middle")],
+        ..step(
+            "ALTER TABLE s.t RENAME COLUMN alpha TO middle, RENAME COLUMN middle TO alpha",
+            |tables| {
+                alter(tables, "t", |row| {
+                    rename(row, "alpha", "passing");
+                    rename(row, "middle", "alpha");
+                    rename(row, "passing", "middle");
+                });
+            },
+        )
+    },
     step("ALTER TABLE s.t DROP PRIMARY KEY", |_| ()),
-    step("ALTER TABLE s.t ADD COLUMN num INT NOT NULL DEFAULT 5 FIRST", |tables| {
-        alter(tables, "t", |row| drop(row.insert("num", 5)));
-    }),
+    step(
+        "ALTER TABLE s.t ADD COLUMN num INT NOT NULL DEFAULT 5 FIRST",
+        |tables| {
+            alter(tables, "t", |row| drop(row.insert("num", 5)));
+        },
+    ),
     step("ALTER TABLE s.t ADD PRIMARY KEY (num, id)", |_| ()),
-    step("ALTER TABLE s.t MODIFY id BIGINT UNSIGNED NOT NULL FIRST", |_| ()),
-    step("ALTER TABLE s.t MODIFY num VARCHAR(20) NOT NULL DEFAULT 'x'", |tables| {
-        alter(tables, "t", |row| drop(row.insert("num", "5")));
-    }),
+    step(
+        "ALTER TABLE s.t MODIFY id BIGINT UNSIGNED NOT NULL FIRST",
+        |_| (),
+    ),
+    step(
+        "ALTER TABLE s.t MODIFY num VARCHAR(20) NOT NULL DEFAULT 'x'",
+        |tables| {
+            alter(tables, "t", |row| drop(row.insert("num", "5")));
+        },
+    ),
     step("ALTER TABLE s.t CONVERT TO CHARACTER SET utf16", |_| ()),
-    Step { moves: &[("moved", "t")], ..step("RENAME TABLE s.t TO s.moved", |_| ()) },
-    step("CREATE TABLE s.t (beta VARCHAR(60), id INT, alpha VARCHAR(60)) CHARACTER SET utf8mb4", |_| ()),
+    Step {
+        moves: &[("moved", "t")],
+        ..step("RENAME TABLE s.t TO s.moved", |_| ())
+    },
+    step(
+        "CREATE TABLE s.t (beta VARCHAR(60), id INT, alpha VARCHAR(60)) CHARACTER SET utf8mb4",
+        |_| (),
+    ),
     step("DROP TABLE s.t", |_| ()),
-    step("CREATE TABLE s.t (delta VARCHAR(60), alpha VARCHAR(60) CHARACTER SET utf8mb3, id INT PRIMARY KEY, beta VARCHAR(60)) CHARACTER SET utf8mb4", |_| ()),
-    Step { moves: &[("t", "moved"), ("moved", "t")], ..step("RENAME TABLE s.t TO s.x, s.moved TO s.t, s.x TO s.moved", |_| ()) },
+    step(
+        "CREATE TABLE s.t (delta VARCHAR(60), alpha VARCHAR(60) CHARACTER SET utf8mb3, id INT PRIMARY KEY, beta VARCHAR(60)) CHARACTER SET utf8mb4",
+        |_| (),
+    ),
+    Step {
+        moves: &[("t", "moved"), ("moved", "t")],
+        ..step(
+            "RENAME TABLE s.t TO s.x, s.moved TO s.t, s.x TO s.moved",
+            |_| (),
+        )
+    },
     step("TRUNCATE TABLE s.moved", |_| ()),
-    step("ALTER TABLE s.moved DROP COLUMN alpha, ADD COLUMN alpha VARCHAR(60) FIRST, DROP COLUMN delta", |tables| {
-        alter(tables, "moved", |row| {
-            row.insert("alpha", Bson::Null);
-            row.remove("delta");
-        });
-    }),
+    step(
+        "ALTER TABLE s.moved DROP COLUMN alpha, ADD COLUMN alpha VARCHAR(60) FIRST, DROP COLUMN delta",
+        |tables| {
+            alter(tables, "moved", |row| {
+                row.insert("alpha", Bson::Null);
+                row.remove("delta");
+            });
+        },
+    ),
 ];
 
 /// A column as it was at one time.
@@ -120,7 +174,10 @@ struct Layout {
 
 impl Layout {
     fn identity(&self, name: &str) -> Option<usize> {
-        self.columns.iter().find(|column| column.name == name).map(|column| column.identity)
+        self.columns
+            .iter()
+            .find(|column| column.name == name)
+            .map(|column| column.identity)
     }
 }
 
@@ -128,7 +185,12 @@ impl Layout {
 type State = BTreeMap<String, Layout>;
 
 /// The tables as the server describes them, with each column's identity taken over from the state before.
-async fn state_after(session: &mut Conn, step: &Step, before: &State, next_identity: &mut usize) -> State {
+async fn state_after(
+    session: &mut Conn,
+    step: &Step,
+    before: &State,
+    next_identity: &mut usize,
+) -> State {
     let columns: Vec<(String, String, String, Option<String>)> = session
         .query(
             "SELECT table_name, column_name, column_type, character_set_name FROM information_schema.columns
@@ -146,14 +208,28 @@ async fn state_after(session: &mut Conn, step: &Step, before: &State, next_ident
     let created = step.sql.starts_with("CREATE");
     let mut state = State::new();
     for (table, name, kind, charset) in columns {
-        let old_table = step.moves.iter().find(|(new, _)| *new == table).map_or(table.as_str(), |(_, old)| old);
-        let old_name = step.renames.iter().find(|(of, new, _)| *of == table && *new == name).map_or(name.as_str(), |(.., old)| old);
+        let old_table = step
+            .moves
+            .iter()
+            .find(|(new, _)| *new == table)
+            .map_or(table.as_str(), |(_, old)| old);
+        let old_name = step
+            .renames
+            .iter()
+            .find(|(of, new, _)| *of == table && *new == name)
+            .map_or(name.as_str(), |(.., old)| old);
         // "DROP COLUMN alpha, ADD COLUMN alpha" is another column of the same name.
-        let is_new = (step.sql.starts_with(&format!("ALTER TABLE s.{table} ")) && step.sql.contains(&format!("DROP COLUMN {name},"))) || (created && !before.contains_key(&table));
-        let identity = before.get(old_table).filter(|_| !is_new).and_then(|layout| layout.identity(old_name)).unwrap_or_else(|| {
-            *next_identity += 1;
-            *next_identity
-        });
+        let is_new = (step.sql.starts_with(&format!("ALTER TABLE s.{table} "))
+            && step.sql.contains(&format!("DROP COLUMN {name},")))
+            || (created && !before.contains_key(&table));
+        let identity = before
+            .get(old_table)
+            .filter(|_| !is_new)
+            .and_then(|layout| layout.identity(old_name))
+            .unwrap_or_else(|| {
+                *next_identity += 1;
+                *next_identity
+            });
         let column = Column {
             unsigned: kind.contains("unsigned"),
             kind: kind.replace(" unsigned", ""),
@@ -181,19 +257,35 @@ async fn work(session: &mut Conn, epoch: usize, state: &State) {
         let names: Vec<String> = texts.iter().map(|name| format!("`{name}`")).collect();
         let rows: Vec<String> = (0..7)
             .map(|row| {
-                let values: Vec<String> = texts.iter().map(|name| format!("'{table}.{name}@{epoch}: ä {row}'")).collect();
+                let values: Vec<String> = texts
+                    .iter()
+                    .map(|name| format!("'{table}.{name}@{epoch}: ä {row}'"))
+                    .collect();
                 format!("({}, {})", 100 * epoch + row, values.join(", "))
             })
             .collect();
-        let sets: Vec<String> = texts.iter().map(|name| format!("`{name}` = CONCAT('{table}.{name}@{epoch}: ü ', id)")).collect();
+        let sets: Vec<String> = texts
+            .iter()
+            .map(|name| format!("`{name}` = CONCAT('{table}.{name}@{epoch}: ü ', id)"))
+            .collect();
         for statement in [
-            format!("INSERT INTO s.{table} (id, {}) VALUES {}", names.join(", "), rows.join(", ")),
+            format!(
+                "INSERT INTO s.{table} (id, {}) VALUES {}",
+                names.join(", "),
+                rows.join(", ")
+            ),
             // Rows of other times get some columns of this time, so that images are mixed.
             format!("UPDATE s.{table} SET {} WHERE id % 3 = 0", sets[0]),
             format!("UPDATE s.{table} SET {} WHERE id % 5 = 1", sets.join(", ")),
-            format!("DELETE FROM s.{table} WHERE id % 7 = 4 AND id >= 100 * {}", epoch.saturating_sub(2)),
+            format!(
+                "DELETE FROM s.{table} WHERE id % 7 = 4 AND id >= 100 * {}",
+                epoch.saturating_sub(2)
+            ),
         ] {
-            session.query_drop(&statement).await.unwrap_or_else(|error| panic!("{error}\nin: {statement}"));
+            session
+                .query_drop(&statement)
+                .await
+                .unwrap_or_else(|error| panic!("{error}\nin: {statement}"));
         }
     }
 }
@@ -202,11 +294,18 @@ async fn work(session: &mut Conn, epoch: usize, state: &State) {
 async fn no_value_ever_stands_under_a_wrong_name() {
     let (mysqld, mongod) = tokio::join!(Mysqld::start(), Mongod::start());
     mysqld.exec("CREATE DATABASE s").await;
-    let readings = [("as it happens", 1000, false), ("two at a time", 2, false), ("with a stop", 1000, true), ("a stop, three at a time", 3, true)];
+    let readings = [
+        ("as it happens", 1000, false),
+        ("two at a time", 2, false),
+        ("with a stop", 1000, true),
+        ("a stop, three at a time", 3, true),
+    ];
     let mut daemons: Vec<(Settings, bool, Option<Daemon>)> = readings
         .iter()
         .map(|(name, size, stops)| {
-            let settings = Settings::new(&mysqld, &mongod).set("SOURCE_ID", name).set("BATCH_SIZE", size);
+            let settings = Settings::new(&mysqld, &mongod)
+                .set("SOURCE_ID", name)
+                .set("BATCH_SIZE", size);
             let daemon = Daemon::start(&settings);
             (settings, *stops, Some(daemon))
         })
@@ -226,8 +325,17 @@ async fn no_value_ever_stands_under_a_wrong_name() {
                 }
             }
         }
-        session.query_drop(step.sql).await.unwrap_or_else(|error| panic!("{error}\nin: {}", step.sql));
-        let state = state_after(&mut session, step, states.last().unwrap_or(&nothing), &mut next_identity).await;
+        session
+            .query_drop(step.sql)
+            .await
+            .unwrap_or_else(|error| panic!("{error}\nin: {}", step.sql));
+        let state = state_after(
+            &mut session,
+            step,
+            states.last().unwrap_or(&nothing),
+            &mut next_identity,
+        )
+        .await;
         work(&mut session, epoch, &state).await;
         states.push(state);
     }
@@ -238,7 +346,11 @@ async fn no_value_ever_stands_under_a_wrong_name() {
     }
 
     let effect = |tables: &mut Tables, change: &Document| {
-        let query = change.get_document("meta").unwrap().get_str("query").unwrap();
+        let query = change
+            .get_document("meta")
+            .unwrap()
+            .get_str("query")
+            .unwrap();
         if let Some(step) = STEPS.iter().find(|step| query.starts_with(step.sql)) {
             (step.effect)(tables);
         }
@@ -246,19 +358,31 @@ async fn no_value_ever_stands_under_a_wrong_name() {
     for (settings, ..) in &daemons {
         let database = mongod.database(settings.database()).await;
         let changes = mongo::changes(&database).await;
-        let schemas: BTreeMap<String, Document> = mongo::find(&database.collection(mongo::SCHEMAS), doc! {}, doc! {})
-            .await
-            .into_iter()
-            .map(|schema| (schema.get_str("_id").unwrap().to_owned(), schema))
-            .collect();
+        let schemas: BTreeMap<String, Document> =
+            mongo::find(&database.collection(mongo::SCHEMAS), doc! {}, doc! {})
+                .await
+                .into_iter()
+                .map(|schema| (schema.get_str("_id").unwrap().to_owned(), schema))
+                .collect();
         let looked_at = check_names(&changes, &states, &schemas);
         assert!(looked_at > 1_500, "{looked_at} texts were compared");
-        fold::assert_exact_with(&mysqld, &mongod, settings.database(), &["s.t", "s.moved"], &effect).await;
+        fold::assert_exact_with(
+            &mysqld,
+            &mongod,
+            settings.database(),
+            &["s.t", "s.moved"],
+            &effect,
+        )
+        .await;
     }
 }
 
 /// Compares every document with the book; returns how many texts were compared.
-fn check_names(changes: &[Document], states: &[State], schemas: &BTreeMap<String, Document>) -> usize {
+fn check_names(
+    changes: &[Document],
+    states: &[State],
+    schemas: &BTreeMap<String, Document>,
+) -> usize {
     let mut epoch = None;
     let mut looked_at = 0;
     let mut versions: BTreeMap<String, &Layout> = BTreeMap::new();
@@ -269,30 +393,47 @@ fn check_names(changes: &[Document], states: &[State], schemas: &BTreeMap<String
             let next = epoch.map_or(0, |epoch| epoch + 1);
             // CREATE DATABASE comes before them all; a DROP TABLE is written in the server's own words.
             let expected = STEPS.get(next).map(|step| step.sql);
-            if expected.is_some_and(|sql| query.starts_with(sql) || (sql.starts_with("DROP") && query.starts_with("DROP"))) {
+            if expected.is_some_and(|sql| {
+                query.starts_with(sql) || (sql.starts_with("DROP") && query.starts_with("DROP"))
+            }) {
                 epoch = Some(next);
             } else {
-                assert!(query.starts_with("CREATE DATABASE"), "{query} in place of {expected:?}");
+                assert!(
+                    query.starts_with("CREATE DATABASE"),
+                    "{query} in place of {expected:?}"
+                );
             }
             continue;
         }
         let table = meta.get_str("tbl").unwrap();
         let layout = &states[epoch.expect("a row after its table was made")][table];
-        let names: Vec<&str> = layout.columns.iter().map(|column| column.name.as_str()).collect();
+        let names: Vec<&str> = layout
+            .columns
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect();
         for image in ["before", "after"] {
-            let Ok(image) = change.get_document(image) else { continue };
+            let Ok(image) = change.get_document(image) else {
+                continue;
+            };
             assert_eq!(image.keys().collect::<Vec<_>>(), names, "{change}");
             for (name, value) in image {
                 let Bson::String(text) = value else { continue };
                 if name == "num" {
                     continue; // no text of the test's
                 }
-                let (place, _) = text.split_once(':').unwrap_or_else(|| panic!("{name} holds {text}"));
+                let (place, _) = text
+                    .split_once(':')
+                    .unwrap_or_else(|| panic!("{name} holds {text}"));
                 let (column, written) = place.split_once('@').unwrap();
                 let (of_table, column) = column.split_once('.').unwrap();
                 let written: usize = written.parse().unwrap();
                 let identity = states[written][of_table].identity(column);
-                assert_eq!(identity, layout.identity(name), "{text} stands under {table}.{name}: {change}");
+                assert_eq!(
+                    identity,
+                    layout.identity(name),
+                    "{text} stands under {table}.{name}: {change}"
+                );
                 assert!(identity.is_some());
                 looked_at += 1;
             }
@@ -300,15 +441,32 @@ fn check_names(changes: &[Document], states: &[State], schemas: &BTreeMap<String
         check_key(change, meta, layout);
         // The schema version says the same as the server did at that time, and the same layout has the same version.
         let id = meta.get_str("schema").unwrap();
-        let schema = schemas.get(id).unwrap_or_else(|| panic!("the schema version {id} is not there: {change}"));
+        let schema = schemas
+            .get(id)
+            .unwrap_or_else(|| panic!("the schema version {id} is not there: {change}"));
         check_schema(schema, layout);
         let first = versions.entry(id.to_owned()).or_insert(layout);
-        assert_eq!(described(first), described(layout), "two layouts share the version {id}");
+        assert_eq!(
+            described(first),
+            described(layout),
+            "two layouts share the version {id}"
+        );
     }
-    assert_eq!(epoch, Some(states.len() - 1), "all schema changes are there, each in its place");
-    let distinct: BTreeSet<String> =
-        states.iter().flat_map(BTreeMap::values).map(|layout| format!("{:?}", described(layout))).collect();
-    assert_eq!(versions.len(), distinct.len(), "as many versions as layouts");
+    assert_eq!(
+        epoch,
+        Some(states.len() - 1),
+        "all schema changes are there, each in its place"
+    );
+    let distinct: BTreeSet<String> = states
+        .iter()
+        .flat_map(BTreeMap::values)
+        .map(|layout| format!("{:?}", described(layout)))
+        .collect();
+    assert_eq!(
+        versions.len(),
+        distinct.len(),
+        "as many versions as layouts"
+    );
     looked_at
 }
 
@@ -329,17 +487,31 @@ fn described(layout: &Layout) -> (Vec<Document>, Vec<String>) {
 
 fn check_schema(schema: &Document, layout: &Layout) {
     let (columns, key) = described(layout);
-    assert_eq!(schema.get_array("columns").unwrap(), &columns.into_iter().map(Bson::Document).collect::<Vec<_>>());
-    assert_eq!(schema.get_array("key").unwrap(), &key.into_iter().map(Bson::String).collect::<Vec<_>>());
+    assert_eq!(
+        schema.get_array("columns").unwrap(),
+        &columns.into_iter().map(Bson::Document).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        schema.get_array("key").unwrap(),
+        &key.into_iter().map(Bson::String).collect::<Vec<_>>()
+    );
 }
 
 fn check_key(change: &Document, meta: &Document, layout: &Layout) {
-    let image = change.get_document("before").or_else(|_| change.get_document("after")).unwrap();
+    let image = change
+        .get_document("before")
+        .or_else(|_| change.get_document("after"))
+        .unwrap();
     let value = |name: &String| image.get(name).unwrap().clone();
     let expected = match &layout.key[..] {
         [] => None,
         [column] => Some(value(column)),
-        several => Some(Bson::Document(several.iter().map(|name| (name.clone(), value(name))).collect())),
+        several => Some(Bson::Document(
+            several
+                .iter()
+                .map(|name| (name.clone(), value(name)))
+                .collect(),
+        )),
     };
     assert_eq!(meta.get("pk"), expected.as_ref(), "{change}");
 }
@@ -376,8 +548,16 @@ async fn columns_come_and_go_under_writers_and_kills_and_every_row_is_read_as_it
         .collect();
     let mut session = mysqld.root().await;
     for round in 0..24 {
-        for change in ["ADD COLUMN x VARCHAR(40) DEFAULT 'x:default' FIRST", "MODIFY b VARCHAR(40) FIRST", "DROP COLUMN x", "MODIFY b VARCHAR(40) AFTER a"] {
-            session.query_drop(format!("ALTER TABLE s.t {change}")).await.unwrap();
+        for change in [
+            "ADD COLUMN x VARCHAR(40) DEFAULT 'x:default' FIRST",
+            "MODIFY b VARCHAR(40) FIRST",
+            "DROP COLUMN x",
+            "MODIFY b VARCHAR(40) AFTER a",
+        ] {
+            session
+                .query_drop(format!("ALTER TABLE s.t {change}"))
+                .await
+                .unwrap();
         }
         if round % 8 == 3 {
             daemon.kill9();
@@ -394,7 +574,9 @@ async fn columns_come_and_go_under_writers_and_kills_and_every_row_is_read_as_it
     let mut rows = 0;
     for change in &changes {
         for image in ["before", "after"] {
-            let Ok(image) = change.get_document(image) else { continue };
+            let Ok(image) = change.get_document(image) else {
+                continue;
+            };
             rows += 1;
             for (name, value) in image {
                 let right = match value {
@@ -403,15 +585,26 @@ async fn columns_come_and_go_under_writers_and_kills_and_every_row_is_read_as_it
                     Bson::Int32(_) => name == "id",
                     _ => false,
                 };
-                assert!(right, "{} stands under {name}: {change}", values::canonical(value));
+                assert!(
+                    right,
+                    "{} stands under {name}: {change}",
+                    values::canonical(value)
+                );
             }
         }
     }
-    let altered = changes.iter().filter(|change| change.get_str("op").unwrap() == "ddl").count();
+    let altered = changes
+        .iter()
+        .filter(|change| change.get_str("op").unwrap() == "ddl")
+        .count();
     assert_eq!(altered, 2 + 24 * 4);
     assert!(rows > 500, "{rows} images");
     let effect = |tables: &mut Tables, change: &Document| {
-        let query = change.get_document("meta").unwrap().get_str("query").unwrap();
+        let query = change
+            .get_document("meta")
+            .unwrap()
+            .get_str("query")
+            .unwrap();
         if query.contains("ADD COLUMN x") {
             alter(tables, "t", |row| drop(row.insert("x", "x:default")));
         } else if query.contains("DROP COLUMN x") {

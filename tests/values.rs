@@ -66,7 +66,10 @@ async fn stored_rows(
     assert!(daemon.is_running());
     let mut stored: BTreeMap<(String, i64), History> = BTreeMap::new();
     // Read raw: serde takes a member "$numberLong" of somebody's JSON for extended JSON.
-    let changes = mongod.database(settings.database()).await.collection::<RawDocumentBuf>(mongo::CHANGES);
+    let changes = mongod
+        .database(settings.database())
+        .await
+        .collection::<RawDocumentBuf>(mongo::CHANGES);
     let mut cursor = changes.find(doc! {}).sort(doc! { "n": 1 }).await.unwrap();
     while cursor.advance().await.unwrap() {
         let document = Document::try_from(cursor.current()).unwrap();
@@ -81,59 +84,114 @@ async fn stored_rows(
 
 /// The number of a row: its key is one INT column.
 fn key_number(key: &mongodb::bson::Bson) -> i64 {
-    i64::from(key.as_i32().unwrap_or_else(|| panic!("a key that is no Int32: {key}")))
+    i64::from(
+        key.as_i32()
+            .unwrap_or_else(|| panic!("a key that is no Int32: {key}")),
+    )
 }
 
 fn seed() -> u64 {
-    std::env::var("SDL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..))
+    std::env::var("SDL_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..))
 }
 
 async fn run(connection: &mut Conn, sql: &str) {
     let shortened: String = sql.chars().take(2000).collect();
-    connection.query_drop(sql).await.unwrap_or_else(|error| panic!("MySQL refused: {error}\nin: {shortened}"));
+    connection
+        .query_drop(sql)
+        .await
+        .unwrap_or_else(|error| panic!("MySQL refused: {error}\nin: {shortened}"));
 }
 
 /// The values of one row as SQL, in the order of the columns.
 fn literals(columns: &[Column], random: &mut Rng) -> Vec<String> {
     columns
         .iter()
-        .map(|column| if column.nullable && random.u8(..10) == 0 { "NULL".to_owned() } else { (column.literal)(random) })
+        .map(|column| {
+            if column.nullable && random.u8(..10) == 0 {
+                "NULL".to_owned()
+            } else {
+                (column.literal)(random)
+            }
+        })
         .collect()
 }
 
 async fn select(connection: &mut Conn, table: &str, columns: &[Column]) -> BTreeMap<i64, Texts> {
-    let expressions: Vec<String> = columns.iter().map(|column| column.shown.expression(&column.name)).collect();
+    let expressions: Vec<String> = columns
+        .iter()
+        .map(|column| column.shown.expression(&column.name))
+        .collect();
     let sql = format!("SELECT id, {} FROM {table}", expressions.join(", "));
-    let rows: Vec<Row> = connection.query(&sql).await.unwrap_or_else(|error| panic!("{error}\nin: {sql}"));
+    let rows: Vec<Row> = connection
+        .query(&sql)
+        .await
+        .unwrap_or_else(|error| panic!("{error}\nin: {sql}"));
     rows.into_iter()
         .map(|mut row| {
             let id: i64 = row.take(0).unwrap();
-            let text = |index: usize| row.take_opt::<Option<Vec<u8>>, _>(index + 1).unwrap().unwrap();
+            let text = |index: usize| {
+                row.take_opt::<Option<Vec<u8>>, _>(index + 1)
+                    .unwrap()
+                    .unwrap()
+            };
             let texts: Vec<Option<Vec<u8>>> = (0..columns.len()).map(text).collect();
-            (id, texts.into_iter().map(|text| text.map(|bytes| String::from_utf8(bytes).unwrap())).collect())
+            (
+                id,
+                texts
+                    .into_iter()
+                    .map(|text| text.map(|bytes| String::from_utf8(bytes).unwrap()))
+                    .collect(),
+            )
         })
         .collect()
 }
 
 fn create_table(name: &str, columns: &[Column]) -> String {
-    let definitions: Vec<String> =
-        columns.iter().map(|column| format!("`{}` {}", column.name, column.definition)).collect();
-    format!("CREATE TABLE {name} (id INT PRIMARY KEY, {}) CHARACTER SET utf8mb4", definitions.join(", "))
+    let definitions: Vec<String> = columns
+        .iter()
+        .map(|column| format!("`{}` {}", column.name, column.definition))
+        .collect();
+    format!(
+        "CREATE TABLE {name} (id INT PRIMARY KEY, {}) CHARACTER SET utf8mb4",
+        definitions.join(", ")
+    )
 }
 
 async fn insert(connection: &mut Conn, table: &str, columns: &[Column], random: &mut Rng) {
-    let written: Vec<Column> = columns.iter().filter(|column| !column.is_generated()).cloned().collect();
-    let names: Vec<String> = written.iter().map(|column| format!("`{}`", column.name)).collect();
+    let written: Vec<Column> = columns
+        .iter()
+        .filter(|column| !column.is_generated())
+        .cloned()
+        .collect();
+    let names: Vec<String> = written
+        .iter()
+        .map(|column| format!("`{}`", column.name))
+        .collect();
     for first in (0..ROWS).step_by(ROWS_OF_A_STATEMENT) {
         let rows: Vec<String> = (first..first + ROWS_OF_A_STATEMENT)
             .map(|id| format!("({id}, {})", literals(&written, random).join(", ")))
             .collect();
-        run(connection, &format!("INSERT INTO {table} (id, {}) VALUES {}", names.join(", "), rows.join(", "))).await;
+        run(
+            connection,
+            &format!(
+                "INSERT INTO {table} (id, {}) VALUES {}",
+                names.join(", "),
+                rows.join(", ")
+            ),
+        )
+        .await;
     }
 }
 
 async fn update(connection: &mut Conn, table: &str, columns: &[Column], random: &mut Rng) {
-    let written: Vec<Column> = columns.iter().filter(|column| !column.is_generated()).cloned().collect();
+    let written: Vec<Column> = columns
+        .iter()
+        .filter(|column| !column.is_generated())
+        .cloned()
+        .collect();
     run(connection, "BEGIN").await;
     for id in (0..ROWS).step_by(2) {
         let values = written.iter().zip(literals(&written, random));
@@ -143,7 +201,14 @@ async fn update(connection: &mut Conn, table: &str, columns: &[Column], random: 
             .map(|(column, value)| format!("`{}` = {value}", column.name))
             .chain(["id = id".to_owned()])
             .collect();
-        run(connection, &format!("UPDATE {table} SET {} WHERE id = {id}", assignments.join(", "))).await;
+        run(
+            connection,
+            &format!(
+                "UPDATE {table} SET {} WHERE id = {id}",
+                assignments.join(", ")
+            ),
+        )
+        .await;
     }
     run(connection, "COMMIT").await;
 }
@@ -151,7 +216,10 @@ async fn update(connection: &mut Conn, table: &str, columns: &[Column], random: 
 /// What differs between an image and what SELECT said.
 fn differences(columns: &[Column], texts: &Texts, image: &Document) -> Vec<String> {
     let names: Vec<&str> = image.keys().map(String::as_str).collect();
-    let expected: Vec<&str> = ["id"].into_iter().chain(columns.iter().map(|column| column.name.as_str())).collect();
+    let expected: Vec<&str> = ["id"]
+        .into_iter()
+        .chain(columns.iter().map(|column| column.name.as_str()))
+        .collect();
     assert_eq!(names, expected, "the columns of an image, in table order");
     let columns = columns.iter().zip(texts);
     columns
@@ -159,7 +227,8 @@ fn differences(columns: &[Column], texts: &Texts, image: &Document) -> Vec<Strin
             let stored = image.get(&column.name).unwrap();
             let same = column.shown.matches(text.as_deref(), stored);
             let (name, definition) = (&column.name, &column.definition);
-            (!same).then(|| format!("{name} {definition}: SELECT says {text:?}, stored is {stored:?}"))
+            (!same)
+                .then(|| format!("{name} {definition}: SELECT says {text:?}, stored is {stored:?}"))
         })
         .collect()
 }
@@ -193,10 +262,18 @@ async fn every_value_of_every_type_is_what_select_returns() {
     for (name, columns) in &tables {
         for (id, inserted) in &inserted[name] {
             let updated = &updated[name][id];
-            let history = stored.get(&((*name).to_owned(), *id)).unwrap_or_else(|| panic!("no document of {name} {id}"));
-            let ops: Vec<&str> = history.iter().map(|document| document.get_str("op").unwrap()).collect();
+            let history = stored
+                .get(&((*name).to_owned(), *id))
+                .unwrap_or_else(|| panic!("no document of {name} {id}"));
+            let ops: Vec<&str> = history
+                .iter()
+                .map(|document| document.get_str("op").unwrap())
+                .collect();
             // An update that changes nothing is not in the binlog.
-            assert!(ops == ["insert", "update", "delete"] || ops == ["insert", "delete"], "{name} {id}: {ops:?}");
+            assert!(
+                ops == ["insert", "update", "delete"] || ops == ["insert", "delete"],
+                "{name} {id}: {ops:?}"
+            );
             for document in history {
                 let states = match document.get_str("op").unwrap() {
                     "insert" => vec![("after", inserted)],
@@ -205,7 +282,11 @@ async fn every_value_of_every_type_is_what_select_returns() {
                 };
                 for (image, texts) in states {
                     images += 1;
-                    wrong.extend(differences(columns, texts, document.get_document(image).unwrap()));
+                    wrong.extend(differences(
+                        columns,
+                        texts,
+                        document.get_document(image).unwrap(),
+                    ));
                 }
                 if document.get_str("op").unwrap() == "update" {
                     assert_changed(columns, inserted, updated, document);
@@ -213,19 +294,38 @@ async fn every_value_of_every_type_is_what_select_returns() {
             }
         }
     }
-    assert!(images > 2 * ROWS * tables.len(), "{images} images of {ROWS} rows in each table");
+    assert!(
+        images > 2 * ROWS * tables.len(),
+        "{images} images of {ROWS} rows in each table"
+    );
     let shown: Vec<&String> = wrong.iter().take(30).collect();
-    assert!(wrong.is_empty(), "SDL_SEED={seed}: {} values differ, the first: {shown:#?}", wrong.len());
+    assert!(
+        wrong.is_empty(),
+        "SDL_SEED={seed}: {} values differ, the first: {shown:#?}",
+        wrong.len()
+    );
 }
 
 /// `changed` names the columns that differ, all and no other.
 fn assert_changed(columns: &[Column], inserted: &Texts, updated: &Texts, document: &Document) {
-    let changed: Vec<&str> =
-        document.get_array("changed").unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    let changed: Vec<&str> = document
+        .get_array("changed")
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap())
+        .collect();
     // SELECT tells JSON null from NULL, BSON does not.
-    let value = |text: &Option<String>, shown: Shown| text.clone().filter(|text| shown != Shown::Json || text != "null");
+    let value = |text: &Option<String>, shown: Shown| {
+        text.clone()
+            .filter(|text| shown != Shown::Json || text != "null")
+    };
     for ((column, inserted), updated) in columns.iter().zip(inserted).zip(updated) {
         let differs = value(inserted, column.shown) != value(updated, column.shown);
-        assert_eq!(changed.contains(&column.name.as_str()), differs, "{} in {document}", column.name);
+        assert_eq!(
+            changed.contains(&column.name.as_str()),
+            differs,
+            "{} in {document}",
+            column.name
+        );
     }
 }

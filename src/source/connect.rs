@@ -166,6 +166,19 @@ pub(super) fn classify(doing: &str, error: &DriverFailure) -> Error {
                 ),
             )
         }
+        DriverFailure::Server(server)
+            if server.code == DUMP_FAILED && server.message.contains("anonymous transaction") =>
+        {
+            Error::new(
+                Kind::SourceSetting,
+                format!(
+                    "{doing}: {} (error {}); the binlog holds a transaction that was committed without a GTID (gtid_mode was \
+                     not ON), and cannot be recorded exactly once: SET PERSIST gtid_mode=ON, and begin behind it with a new \
+                     SOURCE_ID and START_FROM=current",
+                    server.message, server.code
+                ),
+            )
+        }
         DriverFailure::Server(server) if server.code == DUMP_FAILED => Error::new(
             Kind::SourceDamaged,
             format!("{doing}: {} (error {})", server.message, server.code),

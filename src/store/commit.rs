@@ -396,11 +396,15 @@ impl Committer {
             return Err(Error::new(
                 Kind::StoreRefused,
                 format!(
-                    "{}: batch {} meets a duplicate key, but none of its documents is there; n = {} may be taken: the offset \
-                     was changed by hand",
+                    "{}: batch {} meets a duplicate key, but none of its documents is there: n = {} is taken, so the \
+                     offset's n was set back by hand; set it to the largest one, db.{}.find().sort({{n: -1}}).limit(1), with \
+                     db.{}.updateOne({{_id: '{}'}}, {{$set: {{n: NumberLong(LARGEST)}}}})",
                     self.store.changes.name(),
                     batch.number(),
-                    batch.first_n
+                    batch.first_n,
+                    self.store.changes.name(),
+                    self.store.offsets.name(),
+                    self.store.source_id
                 ),
             ));
         }

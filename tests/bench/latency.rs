@@ -96,7 +96,7 @@ pub async fn measure(
     database.drop().await.expect("a database can be dropped");
     mysqld.exec("DELETE FROM bench.pings").await;
 
-    let mut counted = |delays: &mut Vec<(usize, f64)>| {
+    let counted = |delays: &mut Vec<(usize, f64)>| {
         delays.retain(|(row, _)| *row >= warm_up);
         let mut delays: Vec<f64> = delays.iter().map(|(_, delay)| *delay).collect();
         delays.sort_by(f64::total_cmp);

@@ -54,8 +54,13 @@ pub async fn write_backlog(mysqld: &Arc<Mysqld>, events: u64) {
         .map(|number| {
             let (mysqld, turns) = (Arc::clone(mysqld), Arc::clone(&turns));
             tokio::spawn(async move {
+                let mut connection = mysqld.root().await;
+                connection
+                    .query_drop("USE bench")
+                    .await
+                    .expect("the database is there");
                 let mut client = Client {
-                    connection: mysqld.root().await,
+                    connection,
                     random: fastrand::Rng::with_seed(number),
                     next_id: number << 32,
                 };

@@ -11,23 +11,35 @@ use sdl::source::decode::Charset;
 /// the code, or shows a question mark or U+FFFD in its place).
 fn expected(code: &[u8], charset: &str, converted: Option<Vec<u8>>) -> Option<String> {
     let characters = converted?;
-    let text: Option<String> =
-        characters.as_chunks::<4>().0.iter().map(|unit| char::from_u32(u32::from_be_bytes(*unit))).collect();
+    let text: Option<String> = characters
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|unit| char::from_u32(u32::from_be_bytes(*unit)))
+        .collect();
     let is_question_mark = match charset {
         "utf16" | "ucs2" => code.as_chunks::<2>().0.contains(&[0, b'?']),
         "utf16le" => code.as_chunks::<2>().0.contains(&[b'?', 0]),
         "utf32" => code.as_chunks::<4>().0.contains(&[0, 0, 0, b'?']),
         _ => code.contains(&b'?'),
     };
-    let has_replacement_character = charset.starts_with("u") && charset != "ujis" || charset == "gb18030";
+    let has_replacement_character =
+        charset.starts_with("u") && charset != "ujis" || charset == "gb18030";
     text.filter(|text| has_replacement_character || !text.contains('\u{fffd}'))
         .filter(|text| is_question_mark || !text.contains('?'))
 }
 
 /// Compares all codes of a table `codes (code VARBINARY(8))`.
-async fn compare(connection: &mut Conn, charset: &str, collation: u64, wrong: &mut Vec<String>) -> usize {
+async fn compare(
+    connection: &mut Conn,
+    charset: &str,
+    collation: u64,
+    wrong: &mut Vec<String>,
+) -> usize {
     let decoder = Charset::of_collation(collation);
-    let sql = format!("SELECT code, CAST(CONVERT(CONVERT(code USING {charset}) USING utf32) AS BINARY) FROM cs.codes");
+    let sql = format!(
+        "SELECT code, CAST(CONVERT(CONVERT(code USING {charset}) USING utf32) AS BINARY) FROM cs.codes"
+    );
     let rows: Vec<(Vec<u8>, Option<Vec<u8>>)> = connection.query(sql).await.unwrap();
     let mut decoded = 0;
     for (code, converted) in rows {
@@ -39,9 +51,12 @@ async fn compare(connection: &mut Conn, charset: &str, collation: u64, wrong: &m
         // The server drops an incomplete character at the end of eucjpms; sdl keeps the bytes.
         let is_dropped = charset == "eucjpms"
             && found.is_none()
-            && (1..=code.len().min(2)).any(|lost| decoder.decode(&code[..code.len() - lost]) == expected);
+            && (1..=code.len().min(2))
+                .any(|lost| decoder.decode(&code[..code.len() - lost]) == expected);
         if expected != found && !is_unclear && !is_dropped {
-            wrong.push(format!("{charset} {code:02x?}: the server has {expected:?}, sdl {found:?}"));
+            wrong.push(format!(
+                "{charset} {code:02x?}: the server has {expected:?}, sdl {found:?}"
+            ));
         }
     }
     decoded
@@ -49,7 +64,10 @@ async fn compare(connection: &mut Conn, charset: &str, collation: u64, wrong: &m
 
 async fn codes(connection: &mut Conn, select: &str) {
     connection.query_drop("TRUNCATE cs.codes").await.unwrap();
-    connection.query_drop(format!("INSERT INTO cs.codes {select}")).await.unwrap();
+    connection
+        .query_drop(format!("INSERT INTO cs.codes {select}"))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,7 +84,10 @@ async fn every_code_of_every_character_set_is_what_the_server_converts_it_to() {
          SELECT n, UNHEX(LPAD(HEX(n), 2, '0')) FROM r",
         "SET sql_log_bin = 0",
     ] {
-        connection.query_drop(sql).await.unwrap_or_else(|error| panic!("{error} in {sql}"));
+        connection
+            .query_drop(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{error} in {sql}"));
     }
     let collations: Vec<(String, String, u64, String, u8)> = connection
         .query(
@@ -79,28 +100,55 @@ async fn every_code_of_every_character_set_is_what_the_server_converts_it_to() {
     for (collation, charset, id, ..) in &collations {
         assert_eq!(Charset::of_collation(*id).name(), charset, "{collation}");
     }
-    let defaults: Vec<_> = collations.iter().filter(|(.., is_default, _)| is_default == "Yes").collect();
+    let defaults: Vec<_> = collations
+        .iter()
+        .filter(|(.., is_default, _)| is_default == "Yes")
+        .collect();
     let mut wrong = Vec::new();
-    let all = |decoded: usize, charset: &str| assert!(decoded > 60, "{charset}: only {decoded} codes decoded");
+    let all = |decoded: usize, charset: &str| {
+        assert!(decoded > 60, "{charset}: only {decoded} codes decoded")
+    };
 
     codes(&mut connection, "SELECT byte FROM cs.bytes").await;
-    for (_, charset, id, ..) in defaults.iter().filter(|(_, name, .., longest)| *longest < 4 && name != "ucs2") {
+    for (_, charset, id, ..) in defaults
+        .iter()
+        .filter(|(_, name, .., longest)| *longest < 4 && name != "ucs2")
+    {
         if charset != "binary" {
-            all(compare(&mut connection, charset, *id, &mut wrong).await, charset);
+            all(
+                compare(&mut connection, charset, *id, &mut wrong).await,
+                charset,
+            );
         }
     }
     // Pairs of any two bytes: the double-byte sets, and two characters of the others.
-    codes(&mut connection, "SELECT CONCAT(a.byte, b.byte) FROM cs.bytes a, cs.bytes b").await;
-    for (_, charset, id, ..) in defaults.iter().filter(|(_, name, .., longest)| *longest > 1 && name != "utf32") {
-        all(compare(&mut connection, charset, *id, &mut wrong).await, charset);
+    codes(
+        &mut connection,
+        "SELECT CONCAT(a.byte, b.byte) FROM cs.bytes a, cs.bytes b",
+    )
+    .await;
+    for (_, charset, id, ..) in defaults
+        .iter()
+        .filter(|(_, name, .., longest)| *longest > 1 && name != "utf32")
+    {
+        all(
+            compare(&mut connection, charset, *id, &mut wrong).await,
+            charset,
+        );
     }
     codes(
         &mut connection,
         "SELECT CONCAT(0x8f, a.byte, b.byte) FROM cs.bytes a, cs.bytes b WHERE a.number >= 160 AND b.number >= 160",
     )
     .await;
-    for (_, charset, id, ..) in defaults.iter().filter(|(_, name, ..)| name == "ujis" || name == "eucjpms") {
-        all(compare(&mut connection, charset, *id, &mut wrong).await, charset);
+    for (_, charset, id, ..) in defaults
+        .iter()
+        .filter(|(_, name, ..)| name == "ujis" || name == "eucjpms")
+    {
+        all(
+            compare(&mut connection, charset, *id, &mut wrong).await,
+            charset,
+        );
     }
     // A sample of the four-byte codes of gb18030: 100,000 of 1,587,600; and of the pairs of Unicode's surrogates.
     codes(
@@ -111,7 +159,10 @@ async fn every_code_of_every_character_set_is_what_the_server_converts_it_to() {
     )
     .await;
     for (_, charset, id, ..) in defaults.iter().filter(|(_, name, ..)| name == "gb18030") {
-        all(compare(&mut connection, charset, *id, &mut wrong).await, charset);
+        all(
+            compare(&mut connection, charset, *id, &mut wrong).await,
+            charset,
+        );
     }
     codes(
         &mut connection,
@@ -121,8 +172,15 @@ async fn every_code_of_every_character_set_is_what_the_server_converts_it_to() {
     )
     .await;
     for (_, charset, id, ..) in defaults.iter().filter(|(.., longest)| *longest == 4) {
-        all(compare(&mut connection, charset, *id, &mut wrong).await, charset);
+        all(
+            compare(&mut connection, charset, *id, &mut wrong).await,
+            charset,
+        );
     }
     let shown: Vec<_> = wrong.iter().take(30).collect();
-    assert!(wrong.is_empty(), "{} codes differ, the first: {shown:#?}", wrong.len());
+    assert!(
+        wrong.is_empty(),
+        "{} codes differ, the first: {shown:#?}",
+        wrong.len()
+    );
 }

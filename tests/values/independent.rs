@@ -33,7 +33,10 @@ async fn read(mysqld: &Mysqld, file: String) -> (Vec<BinlogEvent>, Option<String
             ..ReplicaOptions::default()
         };
         let mut events = Vec::new();
-        for event in BinlogClient::new(options).replicate().expect("mysql_cdc connects") {
+        for event in BinlogClient::new(options)
+            .replicate()
+            .expect("mysql_cdc connects")
+        {
             match event {
                 Ok((_, event)) => events.push(event),
                 Err(error) => return (events, Some(format!("{error:?}"))),
@@ -53,8 +56,12 @@ fn inserted(events: &[BinlogEvent]) -> Vec<&RowData> {
 }
 
 async fn current_file(connection: &mut Conn) -> String {
-    let (file,): (String,) =
-        connection.query_first::<mysql_async::Row, _>("SHOW BINARY LOG STATUS").await.unwrap().map(|row| (row.get(0).unwrap(),)).unwrap();
+    let (file,): (String,) = connection
+        .query_first::<mysql_async::Row, _>("SHOW BINARY LOG STATUS")
+        .await
+        .unwrap()
+        .map(|row| (row.get(0).unwrap(),))
+        .unwrap();
     file
 }
 
@@ -67,10 +74,20 @@ const TABLE: &str = "CREATE TABLE i.t (id INT PRIMARY KEY, i1 TINYINT, i2 SMALLI
 fn as_mysql_cdc(name: &str, value: &Bson) -> String {
     match (name, value) {
         (_, Bson::Null) => "NULL".to_owned(),
-        ("e", Bson::String(label)) => ["a", "b", "c"].iter().position(|known| known == label).map_or(0, |place| place + 1).to_string(),
+        ("e", Bson::String(label)) => ["a", "b", "c"]
+            .iter()
+            .position(|known| known == label)
+            .map_or(0, |place| place + 1)
+            .to_string(),
         ("s", Bson::Array(labels)) => labels
             .iter()
-            .map(|label| 1_u64 << ["p", "q", "r"].iter().position(|known| *known == label.as_str().unwrap()).unwrap())
+            .map(|label| {
+                1_u64
+                    << ["p", "q", "r"]
+                        .iter()
+                        .position(|known| *known == label.as_str().unwrap())
+                        .unwrap()
+            })
             .sum::<u64>()
             .to_string(),
         ("f", Bson::Double(value)) => (*value as f32).to_string(),
@@ -85,7 +102,9 @@ fn as_mysql_cdc(name: &str, value: &Bson) -> String {
 }
 
 fn text(value: Option<&MySqlValue>) -> String {
-    let Some(value) = value else { return "NULL".to_owned() };
+    let Some(value) = value else {
+        return "NULL".to_owned();
+    };
     match value {
         // It knows no sign: the bits are the same.
         MySqlValue::TinyInt(value) => value.cast_signed().to_string(),
@@ -95,25 +114,38 @@ fn text(value: Option<&MySqlValue>) -> String {
         MySqlValue::Float(value) => value.to_string(),
         MySqlValue::Double(value) => value.to_string(),
         MySqlValue::Decimal(value) | MySqlValue::String(value) => value.clone(),
-        MySqlValue::Bit(bits) => {
-            bits.iter().fold(0_u64, |value, bit| value << 1 | u64::from(*bit)).to_string()
-        }
+        MySqlValue::Bit(bits) => bits
+            .iter()
+            .fold(0_u64, |value, bit| value << 1 | u64::from(*bit))
+            .to_string(),
         MySqlValue::Enum(value) => value.to_string(),
         MySqlValue::Set(value) => value.to_string(),
         MySqlValue::Blob(value) => format!("{value:?}"),
         MySqlValue::Year(value) => value.to_string(),
         MySqlValue::Date(value) => format!("{:04}-{:02}-{:02}", value.year, value.month, value.day),
         MySqlValue::Time(value) => {
-            format!("{:02}:{:02}:{:02}.{:03}", value.hour, value.minute, value.second, value.millis)
+            format!(
+                "{:02}:{:02}:{:02}.{:03}",
+                value.hour, value.minute, value.second, value.millis
+            )
         }
         MySqlValue::DateTime(value) => format!(
             "{:04}-{:02}-{:02} {:02}:{:02}:{:02}.{:03}",
-            value.year, value.month, value.day, value.hour, value.minute, value.second, value.millis
+            value.year,
+            value.month,
+            value.day,
+            value.hour,
+            value.minute,
+            value.second,
+            value.millis
         ),
         MySqlValue::Timestamp(millis) => {
             let time = mongodb::bson::DateTime::from_millis(i64::try_from(*millis).unwrap());
             let text = time.try_to_rfc3339_string().unwrap();
-            let (text, fraction) = text.trim_end_matches('Z').split_once('.').map_or((&text[..19], ""), |parts| parts);
+            let (text, fraction) = text
+                .trim_end_matches('Z')
+                .split_once('.')
+                .map_or((&text[..19], ""), |parts| parts);
             format!("{text}.{fraction:0<3}Z")
         }
     }
@@ -131,26 +163,63 @@ async fn an_independent_decoder_agrees_on_what_it_supports() {
         run(connection, TABLE).await;
         for id in 0..500 {
             let mut row = vec![id.to_string()];
-            row.extend([random.i8(..).to_string(), random.i16(..).to_string(), random.i32(..).to_string()]);
-            row.extend([random.i64(..).to_string(), format!("{:e}", random.i32(..) as f32 / 64.0)]);
-            row.extend([format!("{:e}", super::columns::double(&mut random)), super::columns::decimal_text(&mut random, 12, 3)]);
-            row.extend([super::columns::text_literal(&mut random, 9), super::columns::text_literal(&mut random, 60)]);
-            row.extend([super::columns::hex_literal(&mut random, 40), random.u16(1901..2155).to_string()]);
-            row.push(format!("'{:04}-{:02}-{:02}'", random.u16(1000..9999), random.u8(1..13), random.u8(1..29)));
-            row.push(format!("'{:02}:{:02}:{:02}.{:03}'", random.u16(..838), random.u8(..60), random.u8(..60), random.u16(..1000)));
+            row.extend([
+                random.i8(..).to_string(),
+                random.i16(..).to_string(),
+                random.i32(..).to_string(),
+            ]);
+            row.extend([
+                random.i64(..).to_string(),
+                format!("{:e}", random.i32(..) as f32 / 64.0),
+            ]);
+            row.extend([
+                format!("{:e}", super::columns::double(&mut random)),
+                super::columns::decimal_text(&mut random, 12, 3),
+            ]);
+            row.extend([
+                super::columns::text_literal(&mut random, 9),
+                super::columns::text_literal(&mut random, 60),
+            ]);
+            row.extend([
+                super::columns::hex_literal(&mut random, 40),
+                random.u16(1901..2155).to_string(),
+            ]);
+            row.push(format!(
+                "'{:04}-{:02}-{:02}'",
+                random.u16(1000..9999),
+                random.u8(1..13),
+                random.u8(1..29)
+            ));
+            row.push(format!(
+                "'{:02}:{:02}:{:02}.{:03}'",
+                random.u16(..838),
+                random.u8(..60),
+                random.u8(..60),
+                random.u16(..1000)
+            ));
             for years in [1000..9999, 1971..2037] {
                 let (hour, minute, second) = (random.u8(..24), random.u8(..60), random.u8(..60));
                 let (month, day, millis) = (random.u8(1..13), random.u8(1..29), random.u16(..1000));
                 let year = random.u16(years);
-                row.push(format!("'{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{millis:03}'"));
+                row.push(format!(
+                    "'{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{millis:03}'"
+                ));
             }
-            row.extend([random.u16(..1 << 11).to_string(), random.u8(1..4).to_string(), random.u8(..8).to_string()]);
+            row.extend([
+                random.u16(..1 << 11).to_string(),
+                random.u8(1..4).to_string(),
+                random.u8(..8).to_string(),
+            ]);
             for value in row.iter_mut().skip(1) {
                 if random.u8(..10) == 0 {
                     *value = "NULL".to_owned();
                 }
             }
-            run(connection, &format!("INSERT INTO i.t VALUES ({})", row.join(", "))).await;
+            run(
+                connection,
+                &format!("INSERT INTO i.t VALUES ({})", row.join(", ")),
+            )
+            .await;
         }
     })
     .await;
@@ -161,9 +230,14 @@ async fn an_independent_decoder_agrees_on_what_it_supports() {
     for row in rows {
         let theirs: Vec<String> = row.cells.iter().map(|cell| text(cell.as_ref())).collect();
         let id: i64 = theirs[0].parse().unwrap();
-        let after: &Document = stored[&("t".to_owned(), id)][0].get_document("after").unwrap();
-        let ours: BTreeMap<usize, String> =
-            after.iter().enumerate().map(|(place, (name, value))| (place, as_mysql_cdc(name, value))).collect();
+        let after: &Document = stored[&("t".to_owned(), id)][0]
+            .get_document("after")
+            .unwrap();
+        let ours: BTreeMap<usize, String> = after
+            .iter()
+            .enumerate()
+            .map(|(place, (name, value))| (place, as_mysql_cdc(name, value)))
+            .collect();
         assert_eq!(ours.into_values().collect::<Vec<_>>(), theirs, "row {id}");
     }
 }
@@ -186,24 +260,70 @@ async fn what_mysql_cdc_drops() {
         INSERT INTO m.j VALUES (1, '{\"a\": 1, \"pad\": \"abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz\"}')").await;
     // These end its stream for good.
     for (what, statements) in [
-        ("a VARBINARY that is not UTF-8", ["CREATE TABLE m.a (v VARBINARY(9))", "INSERT INTO m.a VALUES (x'ff')"]),
-        ("latin1", ["CREATE TABLE m.b (v VARCHAR(9) CHARACTER SET latin1)", "INSERT INTO m.b VALUES ('é')"]),
-        ("a negative TIME", ["CREATE TABLE m.c (t TIME)", "INSERT INTO m.c VALUES ('-01:00:00')"]),
-        ("a VECTOR column", ["CREATE TABLE m.d (v VECTOR(3))", "INSERT INTO m.d VALUES (NULL)"]),
+        (
+            "a VARBINARY that is not UTF-8",
+            [
+                "CREATE TABLE m.a (v VARBINARY(9))",
+                "INSERT INTO m.a VALUES (x'ff')",
+            ],
+        ),
+        (
+            "latin1",
+            [
+                "CREATE TABLE m.b (v VARCHAR(9) CHARACTER SET latin1)",
+                "INSERT INTO m.b VALUES ('é')",
+            ],
+        ),
+        (
+            "a negative TIME",
+            [
+                "CREATE TABLE m.c (t TIME)",
+                "INSERT INTO m.c VALUES ('-01:00:00')",
+            ],
+        ),
+        (
+            "a VECTOR column",
+            [
+                "CREATE TABLE m.d (v VECTOR(3))",
+                "INSERT INTO m.d VALUES (NULL)",
+            ],
+        ),
     ] {
         let (events, error) = read_after(&mysqld, &statements).await;
-        assert!(error.is_some() && inserted(&events).is_empty(), "{what}: {events:?}");
+        assert!(
+            error.is_some() && inserted(&events).is_empty(),
+            "{what}: {events:?}"
+        );
     }
     // These it drops in silence: no error, and no row.
-    let compressed = ["SET binlog_transaction_compression = ON", "CREATE TABLE m.e (id INT)", "INSERT INTO m.e VALUES (1)"];
+    let compressed = [
+        "SET binlog_transaction_compression = ON",
+        "CREATE TABLE m.e (id INT)",
+        "INSERT INTO m.e VALUES (1)",
+    ];
     let (events, error) = read_after(&mysqld, &compressed).await;
-    assert!(error.is_none() && inserted(&events).is_empty(), "a compressed transaction: {error:?} {events:?}");
-    let partial = ["SET binlog_row_value_options = PARTIAL_JSON", "UPDATE m.j SET j = JSON_SET(j, '$.a', 2)"];
+    assert!(
+        error.is_none() && inserted(&events).is_empty(),
+        "a compressed transaction: {error:?} {events:?}"
+    );
+    let partial = [
+        "SET binlog_row_value_options = PARTIAL_JSON",
+        "UPDATE m.j SET j = JSON_SET(j, '$.a', 2)",
+    ];
     let (events, error) = read_after(&mysqld, &partial).await;
-    let updates = events.iter().filter(|event| matches!(event, BinlogEvent::UpdateRowsEvent(_))).count();
-    assert!(error.is_none() && updates == 0, "a PARTIAL_JSON update: {error:?} {events:?}");
+    let updates = events
+        .iter()
+        .filter(|event| matches!(event, BinlogEvent::UpdateRowsEvent(_)))
+        .count();
+    assert!(
+        error.is_none() && updates == 0,
+        "a PARTIAL_JSON update: {error:?} {events:?}"
+    );
     // Microseconds become milliseconds, JSON stays MySQL's binary.
-    let cut = ["CREATE TABLE m.f (t DATETIME(6), j JSON)", "INSERT INTO m.f VALUES ('2026-01-01 00:00:00.123456', 'true')"];
+    let cut = [
+        "CREATE TABLE m.f (t DATETIME(6), j JSON)",
+        "INSERT INTO m.f VALUES ('2026-01-01 00:00:00.123456', 'true')",
+    ];
     let (events, error) = read_after(&mysqld, &cut).await;
     let rows = inserted(&events);
     assert_eq!((error, rows.len()), (None, 1));

@@ -28,16 +28,37 @@ fn value(random: &mut Rng, levels: usize) -> String {
         2 => "CAST('false' AS JSON)".to_owned(),
         3 => random.i32(-40_000..40_000).to_string(),
         4 => random.i64(..).to_string(),
-        5 => ["32767", "-32768", "65535", "2147483647", "-2147483648", "4294967295", "9223372036854775807"]
-            [random.usize(..7)]
+        5 => [
+            "32767",
+            "-32768",
+            "65535",
+            "2147483647",
+            "-2147483648",
+            "4294967295",
+            "9223372036854775807",
+        ][random.usize(..7)]
         .to_owned(),
         6 => format!("CAST({} AS UNSIGNED)", random.u64(..)),
         7 => format!("{:e}", super::columns::double(random)),
-        8 => format!("CAST({}.{:05} AS DECIMAL(20,{}))", random.i64(-1_000_000_000_000..1_000_000_000_000), random.u32(..100_000), random.u8(..10)),
-        9 => format!("CAST('{}' AS DECIMAL(65,30))", super::columns::decimal_text(random, 65, 30)),
+        8 => format!(
+            "CAST({}.{:05} AS DECIMAL(20,{}))",
+            random.i64(-1_000_000_000_000..1_000_000_000_000),
+            random.u32(..100_000),
+            random.u8(..10)
+        ),
+        9 => format!(
+            "CAST('{}' AS DECIMAL(65,30))",
+            super::columns::decimal_text(random, 65, 30)
+        ),
         10 => format!("CAST('{}' AS DATE)", super::columns::date_text(random)),
-        11 => format!("CAST('{}' AS TIME(6))", super::columns::time_text(random, 6)),
-        12 => format!("CAST('{}' AS DATETIME(6))", super::columns::datetime_text(random, 6)),
+        11 => format!(
+            "CAST('{}' AS TIME(6))",
+            super::columns::time_text(random, 6)
+        ),
+        12 => format!(
+            "CAST('{}' AS DATETIME(6))",
+            super::columns::datetime_text(random, 6)
+        ),
         // Bytes: an opaque value, with a line break in its base64 when long.
         13 => {
             let length = random.usize(..130);
@@ -45,7 +66,9 @@ fn value(random: &mut Rng, levels: usize) -> String {
         }
         14 | 15 => super::columns::text_literal(random, 30),
         16..=18 => {
-            let elements: Vec<String> = (0..random.usize(..6)).map(|_| value(random, levels - 1)).collect();
+            let elements: Vec<String> = (0..random.usize(..6))
+                .map(|_| value(random, levels - 1))
+                .collect();
             format!("JSON_ARRAY({})", elements.join(", "))
         }
         _ => {
@@ -58,9 +81,25 @@ fn value(random: &mut Rng, levels: usize) -> String {
 }
 
 fn key(random: &mut Rng) -> String {
-    const KEYS: [&str; 12] =
-        ["''", "'a'", "'$a'", "'$ref'", "'a.b'", "'.'", "'_id'", "'\"'", "'\\\\'", "'ключ'", "'$numberLong'", "'0'"];
-    if random.bool() { KEYS[random.usize(..KEYS.len())].to_owned() } else { super::columns::text_literal(random, 8) }
+    const KEYS: [&str; 12] = [
+        "''",
+        "'a'",
+        "'$a'",
+        "'$ref'",
+        "'a.b'",
+        "'.'",
+        "'_id'",
+        "'\"'",
+        "'\\\\'",
+        "'ключ'",
+        "'$numberLong'",
+        "'0'",
+    ];
+    if random.bool() {
+        KEYS[random.usize(..KEYS.len())].to_owned()
+    } else {
+        super::columns::text_literal(random, 8)
+    }
 }
 
 /// Whether a stored value is the JSON that MySQL prints as `text`.
@@ -90,7 +129,10 @@ fn print(value: &Bson, out: &mut String) {
         Bson::Boolean(value) => out.push_str(&value.to_string()),
         Bson::Int32(value) => out.push_str(&value.to_string()),
         Bson::Int64(value) => {
-            assert!(i32::try_from(*value).is_err(), "Int64 {value} fits an Int32");
+            assert!(
+                i32::try_from(*value).is_err(),
+                "Int64 {value} fits an Int32"
+            );
             out.push_str(&value.to_string());
         }
         Bson::Double(value) => out.push_str(&super::columns::mysql_double(*value)),
@@ -131,6 +173,13 @@ fn print(value: &Bson, out: &mut String) {
 fn quoted(text: &str) -> String {
     // A decimal of more than 34 digits is stored as a String, and printed by MySQL without quotes.
     let digits = text.bytes().filter(u8::is_ascii_digit).count();
-    let is_number = digits > 30 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b'-');
-    if is_number { text.to_owned() } else { serde_json::to_string(text).unwrap() }
+    let is_number = digits > 30
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b'-');
+    if is_number {
+        text.to_owned()
+    } else {
+        serde_json::to_string(text).unwrap()
+    }
 }

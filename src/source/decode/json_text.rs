@@ -172,14 +172,15 @@ pub(crate) fn append_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// A double: the shortest digits that read back to it, in scientific form below 10^-15 and from 10^15 on, else with a
-/// decimal point.
+/// A double: the shortest digits that read back to it, in scientific form below 10^-15, and from 10^15 on unless there are
+/// digits behind the point; else with a decimal point.
 fn append_double(value: f64, out: &mut Vec<u8>) {
-    // `d.ddde-x`, the shortest digits; MySQL's own algorithm gives the same digits.
-    let scientific = format!("{value:e}");
+    let scientific = shortest_scientific(value);
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    if !(-15..15).contains(&exponent) {
+    let digit_count = mantissa.bytes().filter(u8::is_ascii_digit).count();
+    let has_fraction = usize::try_from(exponent).is_ok_and(|exponent| digit_count > exponent + 1);
+    if exponent < -15 || exponent > 14 && !has_fraction {
         out.extend_from_slice(scientific.as_bytes());
         return;
     }
@@ -206,6 +207,22 @@ fn append_double(value: f64, out: &mut Vec<u8>) {
         out.extend(std::iter::repeat_n(b'0', whole_digits - written));
         out.extend_from_slice(b".0");
     }
+}
+
+/// `d.ddde-x` with the fewest digits that read back. Half-way between two such numbers MySQL takes the even one, as Rust does
+/// when it is told how many digits to write, but not when it looks for the fewest.
+fn shortest_scientific(value: f64) -> String {
+    let shortest = format!("{value:e}");
+    let mantissa = shortest.split('e').next().unwrap_or_default();
+    let digit_count = mantissa.bytes().filter(u8::is_ascii_digit).count();
+    // Two numbers of that length read back only where digits are at their end.
+    if digit_count >= 15 {
+        let rounded = format!("{value:.places$e}", places = digit_count - 1);
+        if rounded.parse() == Ok(value) && !rounded.contains("0e") {
+            return rounded;
+        }
+    }
+    shortest
 }
 
 /// Base64 with a line feed, escaped, before every 76th character that more follow.
@@ -258,6 +275,8 @@ mod tests {
             (2.2250738585072014e-308, "2.2250738585072014e-308"),
             (5e-324, "5e-324"),
             (12.5, "12.5"),
+            (976851251862757.25, "976851251862757.2"),
+            (4040785795153397.5, "4040785795153397.5"),
             (100.25, "100.25"),
         ] {
             assert_eq!(double(value), text);
