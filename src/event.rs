@@ -13,6 +13,7 @@ use bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use sha2::{Digest, Sha256};
 
 use crate::bson_writer::{self as write, element};
+use crate::hex::hex_into;
 use crate::large_value::LargeValue;
 
 /// What happened. The names are the contract's.
@@ -371,24 +372,10 @@ fn grow_length(bytes: &mut [u8], start: usize, by: usize) {
     }
 }
 
-fn hex_into(bytes: &[u8], out: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (byte, pair) in bytes.iter().zip(out.chunks_exact_mut(2)) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
-    }
-}
-
-/// `bytes` in hex.
-pub fn hex(bytes: &[u8]) -> String {
-    let mut out = vec![0; bytes.len() * 2];
-    hex_into(bytes, &mut out);
-    String::from_utf8(out).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hex::hex;
 
     fn context() -> TransactionContext {
         let gtid = "3e11fa47-71ca-11e1-9e33-c80aa9429562:5";

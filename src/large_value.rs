@@ -54,7 +54,7 @@ impl LargeValue {
 
     /// The digest in 64 hex digits, as it stands in the document.
     pub fn sha256_hex(&self) -> String {
-        crate::event::hex(&self.sha256)
+        crate::hex::hex(&self.sha256)
     }
 
     /// Appends the element that stands for the value: `key: { $value, bytes, type }`.

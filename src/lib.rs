@@ -21,6 +21,7 @@ pub mod config;
 pub mod error;
 pub mod event;
 pub mod failpoint;
+pub mod hex;
 pub mod large_value;
 pub mod logging;
 pub mod offset;

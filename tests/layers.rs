@@ -10,6 +10,7 @@ const VALUES: &[&str] = &[
     "bson_writer",
     "error",
     "event",
+    "hex",
     "large_value",
     "offset",
     "position",

@@ -23,7 +23,7 @@ use super::connect::{classify, classify_after_login};
 use super::event_type;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::event::hex;
+use crate::hex::hex;
 use crate::position::{GtidSet, format_uuid};
 
 /// How often the server is to say that it is alive while it has nothing to send.

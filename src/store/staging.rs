@@ -320,7 +320,7 @@ fn checksum<'a>(documents: impl Iterator<Item = &'a [u8]>) -> String {
     for document in documents {
         hash.update(document);
     }
-    crate::event::hex(&hash.finalize())
+    crate::hex::hex(&hash.finalize())
 }
 
 /// The batch inside a staging document, or why it is not to be trusted.
