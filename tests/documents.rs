@@ -1265,7 +1265,11 @@ async fn the_indexes_are_the_designed_ones_and_only_archived_batches_expire() {
         ]
     );
     for name in [mongo::SCHEMAS, mongo::VALUES, mongo::OFFSETS] {
-        assert_eq!(indexes(&target, name).await, [id.clone()], "{name}");
+        assert_eq!(
+            indexes(&target, name).await,
+            std::slice::from_ref(&id),
+            "{name}"
+        );
     }
 
     // The index means what it says: of two old ones the pending one stays.

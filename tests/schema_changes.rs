@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::fold::{Table, Tables};
+use common::fold::Tables;
 use common::{Daemon, Mongod, Mysqld, Settings, Signal, caught_up, fold, mongo, values};
 use mongodb::bson::{Bson, Document, doc};
 use mysql_async::Conn;
@@ -47,7 +47,7 @@ const fn step(sql: &'static str, effect: Effect) -> Step {
 fn alter(tables: &mut Tables, table: &str, change: impl Fn(&mut Document)) {
     tables
         .entry(format!("s.{table}"))
-        .or_insert_with(Table::default)
+        .or_default()
         .alter(change);
 }
 

@@ -313,7 +313,8 @@ pub async fn find(
         .await
         .unwrap_or_else(|error| panic!("cannot read {}: {error}", collection.name()))
     {
-        documents.push(cursor.deserialize_current().expect("a BSON document"));
+        // Not through serde, which takes a member `$numberLong` of a stored JSON value for extended JSON.
+        documents.push(Document::try_from(cursor.current()).expect("a BSON document"));
     }
     documents
 }

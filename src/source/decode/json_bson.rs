@@ -125,6 +125,8 @@ impl Writer<'_> {
 
     fn binary(&mut self, place: TypePlace, binary: Binary<'_>, depth: usize) -> Result<(), Stop> {
         let element_type = match binary.value()? {
+            // A JSON null that is the whole value: BSON's null is the column's NULL already, and the two are not the same.
+            Value::Null if depth == 0 => return Err(Stop::NotBson),
             Value::Null => element::NULL,
             Value::Boolean(value) => {
                 self.out.push(u8::from(value));

@@ -600,7 +600,7 @@ mod tests {
     fn floats_are_the_shortest_decimal_that_reads_back() {
         for (value, double) in [
             (0.1_f32, 0.1_f64),
-            (3.14, 3.14),
+            (3.25, 3.25),
             (-2.5, -2.5),
             (16_777_216.0, 16_777_216.0),
             (f32::MAX, 3.4028235e38),
