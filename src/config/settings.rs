@@ -214,7 +214,7 @@ pub const SETTINGS: &[Setting] = &[
         "START_FROM",
         Text("current"),
         "earliest",
-        "Where a source without a saved offset begins: current (changes from now on), earliest (the oldest the server \
+        "Where a source without a saved offset begins: current (changes from now on), earliest (the oldest with a GTID that the server \
          still has), or behind a GTID set such as 3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5. Ignored once an offset is \
          saved. The default records nothing nobody asked for.",
     ),
