@@ -49,8 +49,13 @@ impl fmt::Display for CatchUp {
 }
 
 /// Catches up into a new database, whose name it returns; checks that every event is there.
-pub async fn catch_up(mysqld: &Mysqld, mongod: &Mongod, events: u64) -> (CatchUp, String) {
-    let settings = Settings::new(mysqld, mongod);
+pub async fn catch_up(
+    mysqld: &Mysqld,
+    mongod: &Mongod,
+    settings: &[(String, String)],
+    events: u64,
+) -> (CatchUp, String) {
+    let settings = changed(Settings::new(mysqld, mongod), settings);
     let servers = Servers::find(mysqld, mongod).await;
     let before = servers.used(None);
     let started = Instant::now();
@@ -84,4 +89,11 @@ pub async fn catch_up(mysqld: &Mysqld, mongod: &Mongod, events: u64) -> (CatchUp
         peak_memory,
     };
     (run, settings.database().to_owned())
+}
+
+/// The settings of a daemon, with those given on the command line.
+pub fn changed(settings: Settings, changes: &[(String, String)]) -> Settings {
+    changes.iter().fold(settings, |settings, (name, value)| {
+        settings.set(name, value)
+    })
 }

@@ -17,6 +17,7 @@ use mongodb::change_stream::event::ChangeStreamEvent;
 use mysql_async::prelude::Queryable;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::backlog::changed;
 use crate::common::{Daemon, Mongod, Mysqld, Settings, Signal, mongo};
 
 /// Sent first, at the same rate, and not counted: connections, caches, the schema version.
@@ -68,10 +69,12 @@ fn quantile(ascending: &[f64], share: f64) -> f64 {
 pub async fn measure(
     mysqld: &Arc<Mysqld>,
     mongod: &Mongod,
+    changes: &[(String, String)],
     rate: u32,
     duration: Duration,
 ) -> Latency {
     let settings = Settings::new(mysqld, mongod).set("START_FROM", "current");
+    let settings = changed(settings, changes);
     let daemon = Daemon::start(&settings);
     daemon.wait_for_log("Connected to MySQL", HANG).await;
     let database = mongod.database(settings.database()).await;
