@@ -16,14 +16,13 @@ mod content;
 
 use std::time::{Duration, SystemTime};
 
+use common::audit::{Audit, run, shared_mysqld};
 use common::{Daemon, Mongod, Mysqld, Settings, Signal, caught_up, mongo, mysql, wait_until};
 use mongodb::bson::spec::ElementType;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::{Collection, Database};
-use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use sha2::{Digest, Sha256};
-use tokio::sync::OnceCell;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -40,83 +39,6 @@ const META: [&str; 10] = [
     "server_id",
     "thread_id",
 ];
-
-/// The server that the tests of this file share.
-async fn shared_mysqld() -> &'static Mysqld {
-    static SHARED: OnceCell<Mysqld> = OnceCell::const_new();
-    SHARED.get_or_init(Mysqld::start).await
-}
-
-/// A daemon that records one database from now on, and where it writes.
-struct Audit {
-    mysqld: &'static Mysqld,
-    mongod: &'static Mongod,
-    schema: &'static str,
-    settings: Settings,
-    daemon: Daemon,
-    target: Database,
-}
-
-impl Audit {
-    /// Makes the MySQL database `schema` and starts to record it.
-    async fn of(schema: &'static str) -> Self {
-        let (mysqld, mongod) = tokio::join!(shared_mysqld(), Mongod::shared());
-        mysqld.exec(format!("CREATE DATABASE {schema}")).await;
-        let settings = Settings::new(mysqld, mongod)
-            .set("START_FROM", "current")
-            .set("INCLUDE_REGEX", format!(r"^{schema}\."));
-        let daemon = Daemon::start(&settings);
-        daemon
-            .wait_for_log("Starting from current position", SOON)
-            .await;
-        let target = mongod.database(settings.database()).await;
-        Self {
-            mysqld,
-            mongod,
-            schema,
-            settings,
-            daemon,
-            target,
-        }
-    }
-
-    /// A session in the recorded database, in UTC.
-    async fn session(&self) -> Conn {
-        let mut session = self.mysqld.root().await;
-        session
-            .query_drop(format!("USE {}", self.schema))
-            .await
-            .unwrap();
-        session
-    }
-
-    /// What is recorded of the database once everything executed is.
-    async fn documents(&self) -> Vec<Document> {
-        caught_up(self.mysqld, self.mongod, self.settings.database()).await;
-        mongo::find(
-            &self.target.collection(mongo::CHANGES),
-            doc! { "meta.db": self.schema },
-            doc! { "n": 1 },
-        )
-        .await
-    }
-
-    /// The same without schema changes.
-    async fn rows(&self) -> Vec<Document> {
-        let mut documents = self.documents().await;
-        documents.retain(|document| op(document) != "ddl");
-        documents
-    }
-}
-
-async fn run(session: &mut Conn, statements: &[&str]) {
-    for statement in statements {
-        session
-            .query_drop(*statement)
-            .await
-            .unwrap_or_else(|error| panic!("{error}\nin: {statement}"));
-    }
-}
 
 fn keys(document: &Document) -> Vec<&str> {
     document.keys().map(String::as_str).collect()

@@ -13,73 +13,16 @@ mod servers_and_hands;
 
 use std::time::Duration;
 
+use common::audit::Audit;
 use common::{
     Daemon, Mongod, Mysqld, Settings, Signal, caught_up, fold, mongo, mysql, values, wait_until,
 };
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, Document, RawBsonRef, RawDocumentBuf, doc};
 use mongodb::{Collection, Database};
-use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use tokio::sync::OnceCell;
 
 const SOON: Duration = Duration::from_secs(30);
-
-/// A server for the tests that only write tables of their own.
-async fn shared_mysqld() -> &'static Mysqld {
-    static SHARED: OnceCell<Mysqld> = OnceCell::const_new();
-    SHARED.get_or_init(Mysqld::start).await
-}
-
-/// A daemon that records one database from now on.
-struct Audit {
-    mysqld: &'static Mysqld,
-    mongod: &'static Mongod,
-    schema: &'static str,
-    settings: Settings,
-    daemon: Daemon,
-    target: Database,
-    session: Conn,
-}
-
-impl Audit {
-    async fn of(schema: &'static str) -> Self {
-        let (mysqld, mongod) = tokio::join!(shared_mysqld(), Mongod::shared());
-        mysqld.exec(format!("CREATE DATABASE {schema}")).await;
-        let settings = Settings::new(mysqld, mongod)
-            .set("START_FROM", "current")
-            .set("INCLUDE_REGEX", format!(r"^{schema}\."));
-        let daemon = Daemon::start(&settings);
-        daemon
-            .wait_for_log("Starting from current position", SOON)
-            .await;
-        let target = mongod.database(settings.database()).await;
-        let mut session = mysqld.root().await;
-        session.query_drop(format!("USE {schema}")).await.unwrap();
-        Self {
-            mysqld,
-            mongod,
-            schema,
-            settings,
-            daemon,
-            target,
-            session,
-        }
-    }
-
-    async fn run(&mut self, statements: &[&str]) {
-        for statement in statements {
-            let done = self.session.query_drop(*statement).await;
-            done.unwrap_or_else(|error| panic!("{error}\nin: {statement}"));
-        }
-    }
-
-    /// The rows' documents of this database, once everything executed is recorded.
-    async fn rows(&self) -> Vec<Document> {
-        caught_up(self.mysqld, self.mongod, self.settings.database()).await;
-        rows_of(&self.target, self.schema).await
-    }
-}
 
 async fn rows_of(target: &Database, schema: &str) -> Vec<Document> {
     let filter = doc! { "meta.db": schema, "op": { "$in": ["insert", "update", "delete"] } };
