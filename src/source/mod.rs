@@ -99,8 +99,8 @@ pub async fn first_offset(config: &Config) -> Result<Offset> {
     }
 }
 
-/// Reads the binlog after `read` and sends it on, until `stopped` says so. Reconnects for as long as it takes. `epoch` is the
-/// run's, and tells its connections from those of other runs.
+/// Reads the binlog after `offset` and sends it on, until `stopped` says so. Reconnects for as long as it takes. `epoch` is
+/// the run's, and tells its connections from those of other runs.
 ///
 /// # Errors
 /// Only what an operator must mend; whatever was sent before is good.
