@@ -302,11 +302,6 @@ impl Batcher {
     pub fn has_progress(&self) -> bool {
         self.moved
     }
-
-    /// Changes of completed transactions that wait.
-    pub fn complete_events(&self) -> usize {
-        self.complete
-    }
 }
 
 #[cfg(test)]

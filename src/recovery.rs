@@ -9,7 +9,7 @@ use crate::batch::Batch;
 use crate::error::Result;
 use crate::failpoint::crash_point;
 use crate::offset::Offset;
-use crate::store::{Committer, Staged, Store};
+use crate::store::{Committer, Store};
 
 /// What becomes of one pending batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub async fn recover(store: &Store) -> Result<Option<(Committer, Offset)>> {
             .retry()
             .persist("read a staged batch", || store.staged(number))
             .await?;
-        let Some(Staged { content, .. }) = staged else {
+        let Some(content) = staged else {
             continue;
         };
         let decision = decide(&offset, number, content.as_ref().map_err(String::as_str));

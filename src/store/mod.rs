@@ -17,7 +17,6 @@ mod ownership;
 mod staging;
 
 pub use commit::{CommitOutcome, Committer};
-pub use staging::{Staged, StagedStatus};
 
 use std::future::IntoFuture;
 use std::sync::Arc;
@@ -193,11 +192,6 @@ impl Store {
     /// How failures are retried.
     pub fn retry(&self) -> RetrySettings {
         self.retry
-    }
-
-    /// Ends the driver's connections.
-    pub async fn close(self) {
-        self.client.shutdown().immediate(true).await;
     }
 }
 

@@ -26,28 +26,6 @@ const PIECE_BYTES: usize = 8 * 1024 * 1024;
 /// are met the memory is cleared, and the next write of a known one costs a duplicate-key answer.
 const KNOWN_SCHEMAS: usize = 10_000;
 
-/// A batch found in staging at start-up.
-#[derive(Debug)]
-pub struct Staged {
-    /// Its `_id`.
-    pub id: String,
-    /// Its number.
-    pub batch: i64,
-    /// Its status.
-    pub status: StagedStatus,
-    /// The changes and the offset after them; or why they cannot be read.
-    pub content: std::result::Result<Batch, String>,
-}
-
-/// The `status` of a staged batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StagedStatus {
-    /// Not committed yet.
-    Pending,
-    /// Kept for a week for people to look at.
-    Archived,
-}
-
 /// Which schema versions were written in this run.
 #[derive(Debug, Default)]
 pub(super) struct KnownSchemas(Mutex<HashSet<String>>);
@@ -224,19 +202,6 @@ impl Store {
         format!("{}#{batch}", self.source_id)
     }
 
-    /// How many batches of this source are pending.
-    ///
-    /// # Errors
-    /// As of any call to MongoDB.
-    pub async fn count_pending(&self) -> Result<u64> {
-        let pending = doc! { "source": &*self.source_id, "status": "pending" };
-        settle(
-            "count pending batches",
-            self.staging.count_documents(pending),
-        )
-        .await
-    }
-
     /// The number of each pending batch of this source, in order; few bytes each, whatever the batches hold.
     ///
     /// # Errors
@@ -265,26 +230,18 @@ impl Store {
             .collect()
     }
 
-    /// Reads one staged batch.
+    /// Reads one staged batch: its changes and the offset after them, or why they are not to be trusted.
     ///
     /// # Errors
-    /// As of any call to MongoDB. A batch that cannot be read is no error here but a [`Staged`] that says so.
-    pub async fn staged(&self, batch: i64) -> Result<Option<Staged>> {
+    /// As of any call to MongoDB. A batch that cannot be trusted is none of these.
+    pub async fn staged(&self, batch: i64) -> Result<Option<std::result::Result<Batch, String>>> {
         let id = self.staging_id(batch);
         let found = settle(
             "read a staged batch",
-            self.staging.find_one(doc! { "_id": &id }),
+            self.staging.find_one(doc! { "_id": id }),
         )
         .await?;
-        Ok(found.map(|document| Staged {
-            status: match document.get_str("status") {
-                Ok("archived") => StagedStatus::Archived,
-                _ => StagedStatus::Pending,
-            },
-            content: read_batch(&document),
-            id,
-            batch,
-        }))
+        Ok(found.map(|document| read_batch(&document)))
     }
 
     /// Sets a batch aside, with a note for people; it expires after a week.

@@ -35,7 +35,6 @@ impl Settings {
             .set("MONGO_URI", mongod.uri())
             .set("MONGO_DB", format!("audit_{}_{number}", std::process::id()))
             .set("START_FROM", "earliest")
-            .set("METRICS_ADDR", "off")
     }
 
     /// Nothing but what every process needs.
