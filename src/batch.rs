@@ -24,6 +24,14 @@ pub enum Item {
     Begin(Arc<Gtid>),
     /// One change of the open transaction.
     Change(ChangeEvent),
+    /// The open transaction's changes from `row` on were undone before it committed. Where some of them are handed out
+    /// already, `marker`, the statement that undid them, is recorded behind them.
+    RollbackTo {
+        /// Index of the first row that was undone.
+        row: u64,
+        /// The document of the statement.
+        marker: ChangeEvent,
+    },
     /// The open transaction is whole.
     End(TransactionEnd),
     /// The source said that it is alive and has nothing more; carries no position of its own.
@@ -164,6 +172,7 @@ impl Batcher {
         match item {
             Item::Begin(gtid) => self.begin(gtid).map(|()| None),
             Item::Change(event) => self.change(event),
+            Item::RollbackTo { row, marker } => self.rollback_to(row, marker),
             Item::End(end) => self.end(end),
             Item::Heartbeat => Ok(None),
         }
@@ -211,8 +220,22 @@ impl Batcher {
         Ok(batch)
     }
 
+    fn rollback_to(&mut self, row: u64, marker: ChangeEvent) -> Result<Option<Batch>, BatchError> {
+        let open = self.open.as_ref().ok_or(BatchError::NoTransaction)?;
+        if open.rows_out > row {
+            return self.change(marker);
+        }
+        while self.events.len() > self.complete
+            && let Some(undone) = self.events.pop_if(|event| event.row >= row)
+        {
+            self.bytes -= undone.bytes();
+        }
+        Ok(None)
+    }
+
     fn end(&mut self, end: TransactionEnd) -> Result<Option<Batch>, BatchError> {
         let open = self.open.take().ok_or(BatchError::NoTransaction)?;
+        let predecessor = self.progress.position.gtid.predecessor(&open.gtid);
         self.progress.position.gtid.add(&open.gtid);
         self.progress.position.partial = None;
         self.progress.position.file.clear();
@@ -224,6 +247,7 @@ impl Batcher {
         self.progress.last = Some(LastTransaction {
             gtid: Gtid::clone(&open.gtid),
             timestamp: end.timestamp,
+            predecessor,
         });
         self.complete = self.events.len();
         self.complete_bytes = self.bytes;

@@ -6,18 +6,17 @@
 
 use bson::{Bson, DateTime, Document, doc};
 
-use crate::position::{BinlogPosition, Gtid, GtidSet, PartialTransaction};
-
-/// The flavor written to the offset of a source read as MySQL.
-pub const FLAVOR_MYSQL: &str = "mysql";
+use crate::position::{BinlogPosition, Flavor, Gtid, GtidSet, PartialTransaction};
 
 /// How far a source is recorded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Offset {
     /// Where reading resumes. The GTID set and the unfinished transaction are needed; file and position are for people.
     pub position: BinlogPosition,
-    /// `@@server_uuid` of the server last read from. For people.
+    /// `@@server_uuid` of the server last read from; of a MariaDB server, its `server_id`. For people.
     pub server_uuid: String,
+    /// Which kind of server the source is. Needed: a position of one kind says nothing about a server of the other.
+    pub flavor: Flavor,
     /// Number of the last committed batch; needed: the next commit must find it here.
     pub batch: i64,
     /// `n` of the last committed document; needed: the next document gets `n + 1`.
@@ -36,6 +35,8 @@ pub struct LastTransaction {
     pub gtid: Gtid,
     /// Its commit time on the original server, in milliseconds; the same on every server that has it.
     pub timestamp: DateTime,
+    /// The transaction of its domain before it, where the flavor needs that to ask for this one again (MariaDB).
+    pub predecessor: Option<Gtid>,
 }
 
 /// An offset document that sdl cannot have written.
@@ -50,18 +51,26 @@ impl Offset {
     /// The fields that a commit sets, and that a staged batch carries as `next`: all but `_id`, `epoch`, `updatedAt` and
     /// `session`, which belong to the committing daemon and not to the events.
     pub fn progress(&self) -> Document {
-        doc! {
+        let mut progress = doc! {
             "gtid": self.position.gtid.to_string(),
             "file": &self.position.file,
             "pos": i64::try_from(self.position.position).unwrap_or(i64::MAX),
             "server_uuid": &self.server_uuid,
-            "flavor": FLAVOR_MYSQL,
+            "flavor": self.flavor.name(),
             "batch": self.batch,
             "n": self.n,
             "partial": partial_bson(self.position.partial.as_ref()),
             "ts": self.last.as_ref().map(|last| last.timestamp),
             "last_gtid": self.last.as_ref().map(|last| last.gtid.to_string()),
+        };
+        if let Some(predecessor) = self
+            .last
+            .as_ref()
+            .and_then(|last| last.predecessor.as_ref())
+        {
+            progress.insert("last_gtid_follows", predecessor.to_string());
         }
+        progress
     }
 
     /// Reads the document of `binlog_offsets`, or the `next` of a staged batch, where `epoch` is absent and read as 0.
@@ -75,6 +84,7 @@ impl Offset {
                 .get_str("server_uuid")
                 .unwrap_or_default()
                 .to_owned(),
+            flavor: flavor_from_document(document)?,
             batch: integer(document, "batch")?,
             n: integer(document, "n")?,
             epoch: if document.contains_key("epoch") {
@@ -136,15 +146,37 @@ pub fn position_from_document(document: &Document) -> Result<BinlogPosition, Off
 }
 
 fn last_from_document(document: &Document) -> Result<Option<LastTransaction>, OffsetError> {
-    match (document.get_str("last_gtid"), document.get_datetime("ts")) {
-        (Ok(gtid), Ok(timestamp)) => Ok(Some(LastTransaction {
-            gtid: gtid.parse().map_err(|error| OffsetError {
-                field: "last_gtid",
-                problem: format!("{error}"),
-            })?,
+    let gtid = |field| -> Result<Option<Gtid>, OffsetError> {
+        let Ok(text) = document.get_str(field) else {
+            return Ok(None);
+        };
+        text.parse().map(Some).map_err(|error| OffsetError {
+            field,
+            problem: format!("{error}"),
+        })
+    };
+    match (gtid("last_gtid")?, document.get_datetime("ts")) {
+        (Some(last), Ok(timestamp)) => Ok(Some(LastTransaction {
+            gtid: last,
             timestamp: *timestamp,
+            predecessor: gtid("last_gtid_follows")?,
         })),
         _ => Ok(None),
+    }
+}
+
+/// An offset without the field is of a version that read MySQL only.
+fn flavor_from_document(document: &Document) -> Result<Flavor, OffsetError> {
+    match document.get("flavor") {
+        None => Ok(Flavor::Mysql),
+        Some(Bson::String(name)) => Flavor::from_name(name).ok_or_else(|| OffsetError {
+            field: "flavor",
+            problem: format!("expected mysql or mariadb, found {name}"),
+        }),
+        Some(_) => Err(OffsetError {
+            field: "flavor",
+            problem: "not a string".to_owned(),
+        }),
     }
 }
 
@@ -193,12 +225,14 @@ mod tests {
                 }),
             },
             server_uuid: "3e11fa47-71ca-11e1-9e33-c80aa9429562".to_owned(),
+            flavor: Flavor::Mysql,
             batch: 7,
             n: 4000,
             epoch: 3,
             last: Some(LastTransaction {
                 gtid: "3e11fa47-71ca-11e1-9e33-c80aa9429562:5".parse().unwrap(),
                 timestamp: DateTime::from_millis(1_700_000_000_123),
+                predecessor: None,
             }),
         }
     }
@@ -209,6 +243,23 @@ mod tests {
         let mut document = offset.progress();
         document.insert("epoch", 3_i64);
         assert_eq!(Offset::from_document(&document), Ok(offset));
+    }
+
+    #[test]
+    fn an_offset_of_mariadb_reads_back_equal() {
+        let offset = Offset {
+            position: BinlogPosition::at("0-1-100,7-2-3".parse().unwrap()),
+            server_uuid: "server-id 1".to_owned(),
+            flavor: Flavor::Mariadb,
+            last: Some(LastTransaction {
+                gtid: "0-1-100".parse().unwrap(),
+                timestamp: DateTime::from_millis(1_700_000_000_000),
+                predecessor: Some("0-2-99".parse().unwrap()),
+            }),
+            epoch: 0,
+            ..example()
+        };
+        assert_eq!(Offset::from_document(&offset.progress()), Ok(offset));
     }
 
     #[test]
@@ -237,6 +288,7 @@ mod tests {
             ("batch", Bson::Double(1.5)),
             ("n", Bson::Null),
             ("gtid", Bson::String("x:1".into())),
+            ("flavor", Bson::String("postgres".into())),
         ] {
             let mut document = example().progress();
             document.insert(field, value);

@@ -110,7 +110,7 @@ pub async fn recover(store: &Store) -> Result<Option<(Committer, Offset)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::position::{BinlogPosition, GtidSet};
+    use crate::position::{BinlogPosition, Flavor, GtidSet};
 
     const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 
@@ -122,6 +122,7 @@ mod tests {
         Offset {
             position: BinlogPosition::at(set(last)),
             server_uuid: UUID.to_owned(),
+            flavor: Flavor::Mysql,
             batch,
             n: 10,
             epoch: 2,

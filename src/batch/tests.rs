@@ -3,7 +3,7 @@
 use bson::{RawDocumentBuf, doc};
 
 use super::*;
-use crate::position::BinlogPosition;
+use crate::position::{BinlogPosition, Flavor};
 
 const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 
@@ -31,6 +31,7 @@ fn start() -> Offset {
     Offset {
         position: BinlogPosition::default(),
         server_uuid: String::new(),
+        flavor: Flavor::Mysql,
         batch: 0,
         n: 0,
         epoch: 1,
@@ -110,7 +111,7 @@ fn a_transaction_larger_than_a_batch_is_cut_and_every_part_says_so() {
     );
     assert!(!is_partial(&batches[0].events[0]));
     let mark = batches[1].next.position.partial.clone().unwrap();
-    assert_eq!((mark.gtid.number(), mark.rows), (2, 5));
+    assert_eq!((&mark.gtid, mark.rows), (&*gtid(2), 5));
     assert_eq!(
         batches[1].next.position.gtid.to_string(),
         format!("{UUID}:1"),
@@ -123,6 +124,45 @@ fn a_transaction_larger_than_a_batch_is_cut_and_every_part_says_so() {
     for batch in [&batches[1], &batches[2], &last] {
         assert!(batch.events.iter().all(is_partial));
     }
+}
+
+fn rollback_to(row: u64, marker: u64) -> Item {
+    Item::RollbackTo {
+        row,
+        marker: event(1, marker),
+    }
+}
+
+#[test]
+fn rows_behind_a_savepoint_are_taken_back_while_they_are_here() {
+    let mut batcher = Batcher::new(start(), 100, usize::MAX);
+    transaction(&mut batcher, 9, 2);
+    batcher.push(Item::Begin(gtid(1))).unwrap();
+    for row in 0..6 {
+        batcher.push(Item::Change(event(1, row))).unwrap();
+    }
+    assert!(batcher.push(rollback_to(2, 6)).unwrap().is_none());
+    batcher.push(Item::Change(event(1, 7))).unwrap();
+    batcher.push(end()).unwrap();
+    let batch = batcher.take_complete().unwrap();
+    assert_eq!(rows(&batch), [(9, 0), (9, 1), (1, 0), (1, 1), (1, 7)]);
+    let bytes: usize = batch.events.iter().map(ChangeEvent::bytes).sum();
+    assert_eq!(batch.bytes, bytes);
+}
+
+#[test]
+fn a_rollback_behind_rows_that_are_handed_out_is_recorded() {
+    let mut batcher = Batcher::new(start(), 3, usize::MAX);
+    batcher.push(Item::Begin(gtid(1))).unwrap();
+    let mut out = Vec::new();
+    for row in 0..5 {
+        out.extend(batcher.push(Item::Change(event(1, row))).unwrap());
+    }
+    out.extend(batcher.push(rollback_to(1, 5)).unwrap());
+    out.extend(batcher.push(end()).unwrap());
+    out.extend(batcher.take_complete());
+    let recorded: Vec<_> = out.iter().flat_map(rows).map(|(_, row)| row).collect();
+    assert_eq!(recorded, [0, 1, 2, 3, 4, 5]);
 }
 
 #[test]

@@ -26,7 +26,7 @@ use jiff::tz::TimeZone;
 use regex::Regex;
 use sha2::{Digest, Sha256};
 
-use crate::position::GtidSet;
+use crate::position::{Flavor, GtidSet};
 
 pub use addresses::MysqlAddress;
 pub use mistakes::{ConfigErrors, Mistake};
@@ -46,7 +46,7 @@ pub struct Config {
     /// MYSQL_PASS; the empty text for an account without a password.
     pub mysql_password: Secret,
     /// MYSQL_FLAVOR; none: the server is asked.
-    pub mysql_flavor: Option<MysqlFlavor>,
+    pub mysql_flavor: Option<Flavor>,
     /// MYSQL_SERVER_ID; at least 1.
     pub mysql_server_id: u32,
     /// MYSQL_TLS and its files.
@@ -89,13 +89,6 @@ pub struct Config {
     pub log_filter: String,
     /// What looks like a mistake but need not be one (a variable one letter away from a setting): to be logged.
     pub warnings: Vec<String>,
-}
-
-/// The kind of server, where the operator names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MysqlFlavor {
-    /// MySQL 8.0 and later.
-    Mysql,
 }
 
 /// How the connection to MySQL is secured.

@@ -12,7 +12,8 @@ use regex::Regex;
 use tracing_subscriber::EnvFilter;
 
 use super::sources::{Wrong, distance};
-use super::{LogFormat, MysqlFlavor, StartFrom, TlsMode};
+use super::{LogFormat, StartFrom, TlsMode};
+use crate::position::Flavor;
 
 type Parsed<T> = Result<T, Wrong>;
 
@@ -141,12 +142,8 @@ fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Parsed<T> {
     })
 }
 
-pub(super) fn flavor(text: &str) -> Parsed<MysqlFlavor> {
-    match text {
-        "mysql" => Ok(MysqlFlavor::Mysql),
-        "mariadb" => Err("this version reads MySQL only, MariaDB comes with a later one".into()),
-        _ => Err("expected mysql".into()),
-    }
+pub(super) fn flavor(text: &str) -> Parsed<Flavor> {
+    Flavor::from_name(text).ok_or_else(|| "expected mysql or mariadb".into())
 }
 
 pub(super) fn tls_mode(text: &str) -> Parsed<TlsMode> {

@@ -106,8 +106,8 @@ pub const SETTINGS: &[Setting] = &[
         MYSQL,
         "MYSQL_FLAVOR",
         Derived("ask the server"),
-        "mysql",
-        "mysql: refuse to start on anything else. This version reads MySQL only.",
+        "mariadb",
+        "mysql or mariadb: refuse to read from the other one.",
     ),
     setting(
         MYSQL,
@@ -215,7 +215,7 @@ pub const SETTINGS: &[Setting] = &[
         Text("current"),
         "earliest",
         "Where a source without a saved offset begins: current (changes from now on), earliest (the oldest with a GTID that the server \
-         still has), or behind a GTID set such as 3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5. Ignored once an offset is \
+         still has), or behind a GTID set such as 3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5, or 0-1-100 on MariaDB. Ignored once an offset is \
          saved. The default records nothing nobody asked for.",
     ),
     setting(

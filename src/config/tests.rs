@@ -142,7 +142,7 @@ fn right_values_are_taken() {
         ["db1:3307", "[fe80::1]:3308", "10.0.0.1:3306", "[::1]:3306"]
     );
     assert_eq!(config.mysql_password.expose(), " a secret with spaces ");
-    assert_eq!(config.mysql_flavor, Some(MysqlFlavor::Mysql));
+    assert_eq!(config.mysql_flavor, Some(Flavor::Mysql));
     assert_eq!(config.mysql_server_id, u32::MAX);
     assert_eq!(config.source_id, "shop production");
     let set = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5:tag:7";

@@ -1,96 +1,64 @@
-//! One MySQL transaction identifier: `source-uuid:number`, or `source-uuid:tag:number` since MySQL 8.3.
+//! A transaction's identifier and a set of them, of either flavor.
 //!
-//! A [`Gtid`] that exists is valid: its number lies in the range the server itself allows and its tag obeys the
-//! server's rules, so nothing that takes one has to check again. Limits: `GNO_END` in `sql/rpl_gtid.h`, the tag's in
-//! `libs/mysql/gtid/gtid_constants.h`.
+//! Everything behind the source (batches, offsets, recovery) only compares, adds and stores identifiers, and need not know
+//! whose they are. A set has room for both flavors; one source only ever fills one of them, and an empty set is of neither.
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
-/// The largest transaction number a server gives out: 2^63 − 2. The server keeps 2^63 − 1 as its exclusive end.
-pub const MAX_TRANSACTION_NUMBER: u64 = i64::MAX as u64 - 1;
+use super::text::shown;
+use super::{GtidParseError, mariadb, mysql};
 
-/// The longest tag, in characters.
-pub const MAX_TAG_LENGTH: usize = 32;
+/// Which of the two servers a source is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Flavor {
+    /// MySQL 8.0 and later.
+    #[default]
+    Mysql,
+    /// MariaDB 10.6 and later.
+    Mariadb,
+}
 
-/// How much of a wrong text an error repeats, in characters: enough to find it, short enough for a log line.
-const SHOWN_CHARACTERS: usize = 80;
-
-/// A transaction tag, in lower case: `[a-z_][a-z0-9_]{0,31}`. Cloning it allocates nothing.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tag(Arc<str>);
-
-impl Tag {
-    /// Checks a tag and puts it into lower case, as the server does.
-    pub fn new(text: &str) -> Result<Self, GtidParseError> {
-        let mut bytes = text.bytes();
-        let starts = bytes
-            .next()
-            .is_some_and(|first| first.is_ascii_alphabetic() || first == b'_');
-        let continues = bytes.all(|next| next.is_ascii_alphanumeric() || next == b'_');
-        if !starts || !continues || text.len() > MAX_TAG_LENGTH {
-            return Err(GtidParseError::Tag(shown(text)));
+impl Flavor {
+    /// The name in settings and documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mysql => "mysql",
+            Self::Mariadb => "mariadb",
         }
-        Ok(Self(text.to_ascii_lowercase().into()))
     }
 
-    /// The tag's text.
+    /// The flavor of that name.
     #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Mysql, Self::Mariadb]
+            .into_iter()
+            .find(|flavor| flavor.name() == name)
     }
 }
 
-impl fmt::Display for Tag {
+impl fmt::Display for Flavor {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(self.name())
     }
 }
 
-/// One MySQL source transaction. Cloning it allocates nothing.
+/// One source transaction. Cloning it allocates nothing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Gtid {
-    uuid: [u8; 16],
-    tag: Option<Tag>,
-    number: u64,
-}
-
-impl Gtid {
-    /// The transaction `number` (1 to [`MAX_TRANSACTION_NUMBER`]) of the server `uuid`.
-    pub fn new(uuid: [u8; 16], tag: Option<Tag>, number: u64) -> Result<Self, GtidParseError> {
-        if number == 0 || number > MAX_TRANSACTION_NUMBER {
-            return Err(GtidParseError::Number(number.to_string()));
-        }
-        Ok(Self { uuid, tag, number })
-    }
-
-    /// The server the transaction was first committed on.
-    #[must_use]
-    pub fn uuid(&self) -> [u8; 16] {
-        self.uuid
-    }
-
-    /// The tag, where the transaction has one.
-    #[must_use]
-    pub fn tag(&self) -> Option<&Tag> {
-        self.tag.as_ref()
-    }
-
-    /// The transaction's number among those of its server and tag; never 0.
-    #[must_use]
-    pub fn number(&self) -> u64 {
-        self.number
-    }
+pub enum Gtid {
+    /// `uuid:number`, `uuid:tag:number`.
+    Mysql(mysql::Gtid),
+    /// `domain-server-sequence`.
+    Mariadb(mariadb::Gtid),
 }
 
 impl fmt::Display for Gtid {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_uuid(formatter, &self.uuid)?;
-        if let Some(tag) = &self.tag {
-            write!(formatter, ":{tag}")?;
+        match self {
+            Self::Mysql(gtid) => gtid.fmt(formatter),
+            Self::Mariadb(gtid) => gtid.fmt(formatter),
         }
-        write!(formatter, ":{}", self.number)
     }
 }
 
@@ -98,114 +66,191 @@ impl FromStr for Gtid {
     type Err = GtidParseError;
 
     fn from_str(text: &str) -> Result<Self, GtidParseError> {
-        let mut parts = text.split(':').map(str::trim);
-        let uuid = parse_uuid(parts.next().unwrap_or_default())?;
-        let parts = [parts.next(), parts.next(), parts.next()];
-        match parts {
-            [Some(number), None, None] => Self::new(uuid, None, parse_number(number)?),
-            [Some(tag), Some(number), None] => {
-                Self::new(uuid, Some(Tag::new(tag)?), parse_number(number)?)
+        if looks_like_mariadb(text) {
+            text.parse().map(Self::Mariadb)
+        } else {
+            text.parse().map(Self::Mysql)
+        }
+    }
+}
+
+/// Three numbers, or nearly: digits, and fewer hyphens than a UUID has. A MySQL identifier has a colon.
+fn looks_like_mariadb(text: &str) -> bool {
+    let mut hyphens = 0;
+    let numbers = text.trim().bytes().all(|byte| {
+        hyphens += u32::from(byte == b'-');
+        byte.is_ascii_digit() || byte == b'-'
+    });
+    numbers && (1..4).contains(&hyphens)
+}
+
+/// The transactions that were taken in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct GtidSet {
+    mysql: mysql::GtidSet,
+    mariadb: mariadb::GtidPosition,
+}
+
+impl From<mysql::GtidSet> for GtidSet {
+    fn from(mysql: mysql::GtidSet) -> Self {
+        Self {
+            mysql,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<mariadb::GtidPosition> for GtidSet {
+    fn from(mariadb: mariadb::GtidPosition) -> Self {
+        Self {
+            mariadb,
+            ..Self::default()
+        }
+    }
+}
+
+impl GtidSet {
+    /// The empty set.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.mysql.is_empty() && self.mariadb.is_empty()
+    }
+
+    /// The part that a MySQL server understands.
+    #[must_use]
+    pub fn mysql(&self) -> &mysql::GtidSet {
+        &self.mysql
+    }
+
+    /// The part that a MariaDB server understands.
+    #[must_use]
+    pub fn mariadb(&self) -> &mariadb::GtidPosition {
+        &self.mariadb
+    }
+
+    /// Whether it holds identifiers of a flavor other than this one.
+    #[must_use]
+    pub fn is_foreign_to(&self, flavor: Flavor) -> bool {
+        match flavor {
+            Flavor::Mysql => !self.mariadb.is_empty(),
+            Flavor::Mariadb => !self.mysql.is_empty(),
+        }
+    }
+
+    /// Whether `gtid` is in it.
+    #[must_use]
+    pub fn contains(&self, gtid: &Gtid) -> bool {
+        match gtid {
+            Gtid::Mysql(gtid) => self.mysql.contains(gtid),
+            Gtid::Mariadb(gtid) => self.mariadb.contains(gtid),
+        }
+    }
+
+    /// Adds one transaction; `false` if it was there already.
+    pub fn add(&mut self, gtid: &Gtid) -> bool {
+        match gtid {
+            Gtid::Mysql(gtid) => self.mysql.add(gtid),
+            Gtid::Mariadb(gtid) => self.mariadb.add(gtid),
+        }
+    }
+
+    /// The transaction that came just before `gtid` would be added, where only that tells how to go back: in MariaDB's
+    /// domains. A MySQL set says by itself what it is without a transaction.
+    #[must_use]
+    pub fn predecessor(&self, gtid: &Gtid) -> Option<Gtid> {
+        match gtid {
+            Gtid::Mysql(_) => None,
+            Gtid::Mariadb(gtid) => self.mariadb.newest(gtid.domain).copied().map(Gtid::Mariadb),
+        }
+    }
+
+    /// The set as it was before `gtid`, the newest of its server or domain, was added behind `predecessor`.
+    #[must_use]
+    pub fn without(&self, gtid: &Gtid, predecessor: Option<&Gtid>) -> Self {
+        let mut without = self.clone();
+        match gtid {
+            Gtid::Mysql(gtid) => {
+                let mut one = mysql::GtidSet::new();
+                one.add(gtid);
+                without.mysql = self.mysql.subtract(&one);
             }
-            [None, _, _] => Err(GtidParseError::NoNumber(shown(text))),
-            _ => Err(GtidParseError::NotOne(shown(text))),
-        }
-    }
-}
-
-/// What is wrong with a text that should be a GTID or a GTID set; each shows the offending part.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GtidParseError {
-    /// The server's identifier is not 8-4-4-4-12 hexadecimal digits.
-    #[error("`{0}` is not a server uuid such as 3e11fa47-71ca-11e1-9e33-c80aa9429562")]
-    Uuid(String),
-    /// Neither a transaction number nor a tag.
-    #[error(
-        "`{0}` is neither a number nor a tag (a letter or `_`, then letters, digits and `_`, at most {MAX_TAG_LENGTH})"
-    )]
-    Tag(String),
-    /// Not a transaction number, or out of the server's range.
-    #[error("`{0}` is not a transaction number from 1 to {MAX_TRANSACTION_NUMBER}")]
-    Number(String),
-    /// The interval's last number is smaller than its first.
-    #[error("the interval `{0}` ends before it begins")]
-    Reversed(String),
-    /// A server or a tag that is followed by no number.
-    #[error("`{0}` has no transaction number")]
-    NoNumber(String),
-    /// More than one transaction where one is wanted.
-    #[error("`{0}` is not one transaction")]
-    NotOne(String),
-    /// Nothing between two commas, or behind the last: the text was probably cut off, so it is not taken as it is.
-    #[error("nothing stands beside a comma of `{0}`: is the text complete?")]
-    Empty(String),
-}
-
-/// A server's UUID in the server's own form: lower case, 8-4-4-4-12.
-#[must_use]
-pub fn format_uuid(uuid: &[u8; 16]) -> String {
-    struct Shown<'a>(&'a [u8; 16]);
-    impl fmt::Display for Shown<'_> {
-        fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write_uuid(formatter, self.0)
-        }
-    }
-    Shown(uuid).to_string()
-}
-
-/// Reads a server's UUID: hexadecimal digits of either case, 8-4-4-4-12.
-pub fn parse_uuid(text: &str) -> Result<[u8; 16], GtidParseError> {
-    let wrong = || GtidParseError::Uuid(shown(text));
-    let bytes = text.as_bytes();
-    if bytes.len() != 36 {
-        return Err(wrong());
-    }
-    let mut uuid = [0_u8; 16];
-    let mut nibbles = 0;
-    for (index, byte) in bytes.iter().enumerate() {
-        if matches!(index, 8 | 13 | 18 | 23) {
-            if *byte != b'-' {
-                return Err(wrong());
+            Gtid::Mariadb(gtid) => {
+                let predecessor = match predecessor {
+                    Some(Gtid::Mariadb(predecessor)) => Some(*predecessor),
+                    _ => None,
+                };
+                without.mariadb.put_back(gtid.domain, predecessor);
             }
-            continue;
         }
-        let digit = match byte {
-            b'0'..=b'9' => byte - b'0',
-            b'a'..=b'f' => byte - b'a' + 10,
-            b'A'..=b'F' => byte - b'A' + 10,
-            _ => return Err(wrong()),
-        };
-        uuid[nibbles / 2] = uuid[nibbles / 2] << 4 | digit;
-        nibbles += 1;
+        without
     }
-    Ok(uuid)
-}
 
-/// Writes a UUID in the server's form, in one piece and without an allocation.
-pub(super) fn write_uuid(formatter: &mut fmt::Formatter<'_>, uuid: &[u8; 16]) -> fmt::Result {
-    for (index, byte) in uuid.iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            formatter.write_str("-")?;
+    /// Whether every transaction of this set is in `other`.
+    #[must_use]
+    pub fn is_subset(&self, other: &Self) -> bool {
+        self.mysql.is_subset(&other.mysql) && self.mariadb.is_subset(&other.mariadb)
+    }
+
+    /// What this set has and `other` lacks, in words for an operator; `None` when there is nothing. MariaDB's identifiers
+    /// cannot be counted off: what lies between two of a domain is told by its ends.
+    #[must_use]
+    pub fn beyond(&self, other: &Self) -> Option<String> {
+        let mysql = self.mysql.subtract(&other.mysql);
+        let mut parts = Vec::new();
+        if !mysql.is_empty() {
+            parts.push(format!("{} transaction(s), {mysql}", mysql.count()));
         }
-        write!(formatter, "{byte:02x}")?;
+        for newest in self.mariadb.beyond(&other.mariadb).iter() {
+            parts.push(match other.mariadb.newest(newest.domain) {
+                Some(before) => format!("the transactions after {before} up to {newest}"),
+                None => format!(
+                    "the transactions of domain {} up to {newest}",
+                    newest.domain
+                ),
+            });
+        }
+        (!parts.is_empty()).then(|| parts.join(", and "))
     }
-    Ok(())
 }
 
-/// Reads a transaction number in the server's range. A sign is not part of one, though `u64::from_str` takes it.
-pub(super) fn parse_number(text: &str) -> Result<u64, GtidParseError> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    match text.parse() {
-        Ok(number) if digits && (1..=MAX_TRANSACTION_NUMBER).contains(&number) => Ok(number),
-        _ => Err(GtidParseError::Number(shown(text))),
+impl fmt::Display for GtidSet {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.mysql.fmt(formatter)?;
+        if !self.mysql.is_empty() && !self.mariadb.is_empty() {
+            formatter.write_str(",")?;
+        }
+        self.mariadb.fmt(formatter)
     }
 }
 
-/// The part of a wrong text that an error repeats.
-pub(super) fn shown(text: &str) -> String {
-    let text = text.trim();
-    match text.char_indices().nth(SHOWN_CHARACTERS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+impl FromStr for GtidSet {
+    type Err = GtidParseError;
+
+    fn from_str(text: &str) -> Result<Self, GtidParseError> {
+        if !text.split(',').any(looks_like_mariadb) {
+            return text.parse::<mysql::GtidSet>().map(Self::from);
+        }
+        let mut set = Self::new();
+        for part in text.split(',') {
+            if part.trim().is_empty() {
+                return Err(GtidParseError::Empty(shown(text)));
+            }
+            let gtid: mariadb::Gtid = part.parse()?;
+            if let Some(other) = set.mariadb.newest(gtid.domain) {
+                return Err(GtidParseError::TwoOfOneDomain(
+                    other.to_string(),
+                    gtid.to_string(),
+                ));
+            }
+            set.mariadb.add(&gtid);
+        }
+        Ok(set)
     }
 }
 
@@ -216,61 +261,79 @@ mod tests {
 
     const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 
+    fn set(text: &str) -> GtidSet {
+        text.parse().unwrap()
+    }
+
+    fn gtid(text: &str) -> Gtid {
+        text.parse().unwrap()
+    }
+
     #[test]
-    fn one_transaction_reads_and_prints() {
+    fn both_flavors_read_and_print() {
         for text in [
-            format!("{UUID}:1"),
-            format!("{UUID}:tag1:77"),
-            format!("{UUID}:_:9223372036854775806"),
+            String::new(),
+            format!("{UUID}:1-5"),
+            "0-1-100,7-2-3".to_owned(),
         ] {
-            assert_eq!(text.parse::<Gtid>().unwrap().to_string(), text);
+            assert_eq!(set(&text).to_string(), text);
         }
-        let upper: Gtid = format!("{}:TAG1:5", UUID.to_uppercase()).parse().unwrap();
-        assert_eq!(upper.to_string(), format!("{UUID}:tag1:5"));
-        assert_eq!(upper.tag().map(Tag::as_str), Some("tag1"));
-        assert_eq!(upper.number(), 5);
-        assert_eq!(format_uuid(&upper.uuid()), UUID);
+        assert_eq!(set(" 7-2-3 , 0-1-100 "), set("0-1-100,7-2-3"));
+        assert!(matches!(gtid("0-1-100"), Gtid::Mariadb(_)));
+        assert!(matches!(gtid(&format!("{UUID}:7")), Gtid::Mysql(_)));
+        assert_eq!(set(""), GtidSet::new());
     }
 
     #[test]
-    fn wrong_transactions_show_the_part() {
-        let long = "t".repeat(33);
-        for (text, part) in [
-            (String::new(), "``"),
-            (UUID.to_owned(), UUID),
-            (format!("{UUID}:"), "``"),
-            (format!("{UUID}:0"), "`0`"),
-            (format!("{UUID}:+1"), "`+1`"),
-            (format!("{UUID}:-1"), "`-1`"),
-            (format!("{UUID}:1-2"), "`1-2`"),
-            (
-                format!("{UUID}:9223372036854775807"),
-                "`9223372036854775807`",
-            ),
-            (
-                format!("{UUID}:18446744073709551616"),
-                "`18446744073709551616`",
-            ),
-            (format!("{UUID}:1:2"), "`1`"),
-            (format!("{UUID}:tag"), "`tag`"),
-            (format!("{UUID}:tag:1:2"), "tag:1:2"),
-            (format!("{UUID}:ta-g:1"), "`ta-g`"),
-            (format!("{UUID}:{long}:1"), &long),
-            ("3e11fa47x71ca-11e1-9e33-c80aa9429562:1".to_owned(), "47x71"),
-            ("3g11fa47-71ca-11e1-9e33-c80aa9429562:1".to_owned(), "3g11"),
-            ("3e11fa47-71ca-11e1-9e33-c80aa942956é:1".to_owned(), "956é"),
-            ("0-1-100".to_owned(), "0-1-100"),
+    fn flavors_do_not_mix_in_one_text_and_a_domain_has_one_newest() {
+        for text in [
+            format!("0-1-100,{UUID}:1"),
+            format!("{UUID}:1,0-1-100"),
+            "0-1-100,0-2-90".to_owned(),
+            "11111111-1111-1111-1111-111111111111".to_owned(),
         ] {
-            let error = text.parse::<Gtid>().expect_err(&text).to_string();
-            assert!(error.contains(part), "{text}: {error}");
+            assert!(text.parse::<GtidSet>().is_err(), "{text}");
         }
-        assert!(Gtid::new([0; 16], None, 0).is_err());
-        assert!(Gtid::new([0; 16], None, MAX_TRANSACTION_NUMBER + 1).is_err());
     }
 
     #[test]
-    fn an_error_repeats_little_of_a_long_text() {
-        let error = parse_uuid(&"é".repeat(5000)).unwrap_err().to_string();
-        assert!(error.chars().count() < 200, "{error}");
+    fn a_set_goes_back_by_the_transaction_that_was_added_last() {
+        for (before, added) in [
+            ("0-1-99,1-1-5", "0-2-100"),
+            ("1-1-5", "0-2-100"),
+            ("", "0-1-1"),
+            (&format!("{UUID}:1-5"), &format!("{UUID}:6")),
+            (&format!("{UUID}:1-5"), &format!("{UUID}:9")),
+        ] {
+            let (before, added) = (set(before), gtid(added));
+            let predecessor = before.predecessor(&added);
+            let mut after = before.clone();
+            assert!(after.add(&added) && !after.add(&added) && after.contains(&added));
+            assert_eq!(after.without(&added, predecessor.as_ref()), before);
+        }
+    }
+
+    #[test]
+    fn what_one_set_lacks_is_told_in_words() {
+        let told = |far: &str, near: &str| set(far).beyond(&set(near)).unwrap_or_default();
+        assert_eq!(
+            told(&format!("{UUID}:1-60"), &format!("{UUID}:1-40")),
+            format!("20 transaction(s), {UUID}:41-60")
+        );
+        assert_eq!(
+            told("0-1-60,1-1-1", "0-2-40"),
+            "the transactions after 0-2-40 up to 0-1-60, and the transactions of domain 1 up to 1-1-1"
+        );
+        assert_eq!(told("0-1-60", "0-1-60"), "");
+        assert_eq!(told("", &format!("{UUID}:1-40")), "");
+    }
+
+    #[test]
+    fn a_set_of_the_other_flavor_is_foreign() {
+        assert!(set("0-1-1").is_foreign_to(Flavor::Mysql));
+        assert!(!set("0-1-1").is_foreign_to(Flavor::Mariadb));
+        assert!(set(&format!("{UUID}:1")).is_foreign_to(Flavor::Mariadb));
+        assert!(!set("").is_foreign_to(Flavor::Mysql) && !set("").is_foreign_to(Flavor::Mariadb));
+        assert!(!set("0-1-1").is_subset(&set(&format!("{UUID}:1-9"))));
     }
 }

@@ -1,22 +1,20 @@
 //! Where the reader stands in the source's history: pure values, no I/O.
 //!
-//! A MySQL position is the *set* of transactions already taken in, not a place in a file: servers purge, rename and
-//! renumber their binlog files, and after a failover the same transaction lies elsewhere. [`GtidSet`] is that set,
-//! [`Gtid`] one member of it, and [`BinlogPosition`] what is stored with every committed batch.
+//! A position is the *set* of transactions already taken in, not a place in a file: servers purge, rename and renumber
+//! their binlog files, and after a failover the same transaction lies elsewhere. [`GtidSet`] is that set, [`Gtid`] one
+//! member of it, and [`BinlogPosition`] what is stored with every committed batch.
 //!
-//! The text forms are the server's own: the manual's "GTID Sets" (Replication, "GTID Format and Storage") and
-//! `sql/rpl_gtid_set.cc`; tags came with MySQL 8.3 (`libs/mysql/gtid/tag.h`).
-//!
-//! MariaDB's identifiers (`domain-server-sequence`) follow other rules (the newest sequence per domain, not a set of
-//! intervals). They get types of their own beside these, in a file of their own.
+//! The two flavors identify transactions by different rules, each in a room of its own: [`mysql`] (sets of intervals) and
+//! [`mariadb`] (the newest of each domain). Only the source, which speaks with the servers, looks into them.
 
 mod gtid;
-mod gtid_set;
+pub mod mariadb;
+pub mod mysql;
+mod text;
 
-pub use gtid::{
-    Gtid, GtidParseError, MAX_TAG_LENGTH, MAX_TRANSACTION_NUMBER, Tag, format_uuid, parse_uuid,
-};
-pub use gtid_set::{GtidSet, Interval, SourceIntervals};
+pub use gtid::{Flavor, Gtid, GtidSet};
+pub use mysql::{format_uuid, parse_uuid};
+pub use text::GtidParseError;
 
 /// Where the reader resumes after a reconnect or a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,24 +7,33 @@
 //!
 //! It resumes by the set of complete transactions ([`Assembler::read`]); an open group is forgotten at a reconnect.
 //!
-//! Formats: `libs/mysql/binlog/event/` in the server's source; the manual's "MySQL Internals: Replication Protocol".
+//! MariaDB's grammar differs in its opening only: its GTID event says whether a transaction begins or a single statement
+//! follows, and there is no BEGIN ([`opening`]).
+//!
+//! Formats: `libs/mysql/binlog/event/` in the server's source; the manual's "MySQL Internals: Replication Protocol"; for
+//! MariaDB, [`mariadb`].
+
+mod opening;
+mod statements;
 
 use std::sync::Arc;
 
-use bson::DateTime;
-use mysql_common::binlog::events::{Event, GtidEvent, QueryEvent, RotateEvent, RowsQueryEvent};
+use mysql_common::binlog::events::{Event, RotateEvent, RowsQueryEvent};
+use mysql_common::proto::MySerialize;
 
 use super::Chunk;
 use super::document::{Documents, Place, RowContext, StatementText};
-use super::event_type;
-use super::statement::{self, Statement};
 use super::stream::is_unpacked;
+use super::{event_type, mariadb};
 use crate::batch::{Item, TransactionEnd};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::event::{Operation, TransactionContext};
+use crate::event::TransactionContext;
 use crate::offset::LastTransaction;
-use crate::position::{Gtid, GtidSet, Tag};
+use crate::position::{Gtid, GtidSet};
+
+/// Bytes before the name in a ROTATE event: the position to go on at.
+const ROTATE_POST_HEADER: usize = 8;
 
 /// Turns checked events into items for the batcher.
 pub(super) struct Assembler {
@@ -51,8 +60,14 @@ struct Group {
     /// Sum of its events' sizes so far, and what the GTID event announced (0: nothing announced).
     bytes: u64,
     announced: u64,
-    /// Whether BEGIN, XA START or CREATE … START TRANSACTION was read.
+    /// Whether BEGIN, XA START or CREATE … START TRANSACTION was read, or a GTID event that says as much.
     begun: bool,
+    /// Whether its GTID event says that its statement is a schema change, though rows follow it (MariaDB).
+    schema_change: bool,
+    /// Whether its statement takes no effect: the first half of an ALTER TABLE that MariaDB logs in two, or an abandoned one.
+    no_effect: bool,
+    /// The savepoints set so far, each with the index of the row after it.
+    savepoints: Vec<(String, u64)>,
     /// Rows so far, before any filter.
     rows: u64,
     /// Statements ended so far.
@@ -102,9 +117,7 @@ impl Assembler {
     pub(super) fn leave_out(&self, purged: &GtidSet) -> GtidSet {
         match &self.last {
             Some(last) if !purged.contains(&last.gtid) => {
-                let mut witness = GtidSet::new();
-                witness.add(&last.gtid);
-                self.read.subtract(&witness)
+                self.read.without(&last.gtid, last.predecessor.as_ref())
             }
             _ => self.read.clone(),
         }
@@ -163,8 +176,6 @@ impl Assembler {
         let kind = header.event_type_raw();
         let size = u64::from(header.event_size());
         if !is_unpacked(event) {
-            self.end_position = u64::from(header.log_pos());
-            self.position = self.end_position.saturating_sub(size);
             let counts = !matches!(
                 kind,
                 event_type::HEARTBEAT
@@ -172,6 +183,12 @@ impl Assembler {
                     | event_type::ROTATE
                     | event_type::FORMAT_DESCRIPTION
             );
+            self.end_position = match u64::from(header.log_pos()) {
+                // MariaDB since 11.4 writes no position into the events of a transaction.
+                0 if counts => self.end_position + size,
+                position => position,
+            };
+            self.position = self.end_position.saturating_sub(size);
             if let Some(group) = &mut self.group
                 && counts
             {
@@ -179,8 +196,13 @@ impl Assembler {
             }
         }
         match kind {
-            event_type::GTID | event_type::GTID_TAGGED => self.gtid(event, size, out),
-            event_type::QUERY => self.query(event, out),
+            event_type::GTID | event_type::GTID_TAGGED => self.gtid(event, out),
+            event_type::MARIADB_GTID => self.mariadb_gtid(event, out),
+            event_type::QUERY => self.query(event, event.data(), out),
+            event_type::QUERY_COMPRESSED => {
+                let plain = mariadb::uncompressed_query(event.data()).map_err(|error| self.damaged(error))?;
+                self.query(event, &plain, out)
+            }
             event_type::TABLE_MAP => {
                 self.group_for("TABLE_MAP")?;
                 self.documents.table_map(event.data()).map_err(|error| self.damaged(error))
@@ -188,7 +210,16 @@ impl Assembler {
             event_type::WRITE_ROWS_V1..=event_type::DELETE_ROWS_V1
             | event_type::WRITE_ROWS..=event_type::DELETE_ROWS
             | event_type::PARTIAL_UPDATE_ROWS => self.rows(kind, event.data(), out),
+            event_type::WRITE_ROWS_COMPRESSED_V1..=event_type::DELETE_ROWS_COMPRESSED => {
+                let plain = mariadb::uncompressed_rows_type(kind);
+                let body = mariadb::uncompressed_rows(plain, event.data()).map_err(|error| self.damaged(error))?;
+                self.rows(plain, &body, out)
+            }
             event_type::ROWS_QUERY => self.rows_query(event),
+            event_type::ANNOTATE_ROWS => {
+                self.group_for("a statement's text")?.text = Some(StatementText::of_rows(event.data()));
+                Ok(())
+            }
             event_type::XID => self.end(out),
             event_type::XA_PREPARE => self.end(out),
             event_type::EXECUTE_LOAD_QUERY => self.load_query(event, out),
@@ -208,7 +239,10 @@ impl Assembler {
             | event_type::IGNORABLE
             | event_type::TRANSACTION_CONTEXT
             | event_type::VIEW_CHANGE
-            | event_type::TRANSACTION_PAYLOAD => Ok(()),
+            | event_type::TRANSACTION_PAYLOAD
+            | event_type::BINLOG_CHECKPOINT
+            | event_type::GTID_LIST
+            | event_type::START_ENCRYPTION => Ok(()),
             event_type::ANONYMOUS_GTID => Err(Error::new(
                 Kind::SourceSetting,
                 format!(
@@ -232,188 +266,6 @@ impl Assembler {
         self.group
             .as_mut()
             .ok_or_else(|| Error::new(Kind::Internal, "no group"))
-    }
-
-    fn gtid(&mut self, event: &Event, size: u64, out: &mut Chunk) -> Result<()> {
-        if self.group.is_some() {
-            return Err(self.damaged(
-                "a new transaction begins before this one ended; a part of it is missing",
-            ));
-        }
-        let gtid: GtidEvent = event
-            .read_event()
-            .map_err(|error| self.damaged(format!("GTID event: {error}")))?;
-        let tag = gtid
-            .tag()
-            .map(|tag| Tag::new(tag.as_str()))
-            .transpose()
-            .map_err(|error| self.damaged(format!("GTID event: {error}")))?;
-        let name = Gtid::new(gtid.sid(), tag, gtid.gno())
-            .map_err(|error| self.damaged(format!("GTID event: {error}")))?;
-        let microseconds = gtid.original_commit_timestamp();
-        let timestamp = if microseconds > 0 {
-            DateTime::from_millis(i64::try_from(microseconds / 1000).unwrap_or(i64::MAX))
-        } else {
-            DateTime::from_millis(i64::from(event.header().timestamp()) * 1000)
-        };
-        let known = self.read.contains(&name);
-        if known {
-            self.compare_with_last(&name, timestamp)?;
-        }
-        let text: Arc<str> = name.to_string().into();
-        let gtid_name = Arc::new(name);
-        if !known {
-            out.push(Item::Begin(Arc::clone(&gtid_name)));
-        }
-        self.group = Some(Group {
-            gtid: gtid_name,
-            context: TransactionContext::new(
-                Arc::clone(&self.source_id),
-                text,
-                timestamp,
-                event.header().server_id(),
-            ),
-            bytes: size,
-            announced: gtid.tx_length(),
-            begun: false,
-            rows: 0,
-            statements: 0,
-            text: None,
-            known,
-        });
-        Ok(())
-    }
-
-    /// A transaction comes a second time: right for the last one, if it is still the same.
-    fn compare_with_last(&self, gtid: &Gtid, timestamp: DateTime) -> Result<()> {
-        match &self.last {
-            Some(last) if last.gtid == *gtid && last.timestamp == timestamp => Ok(()),
-            Some(last) if last.gtid == *gtid => Err(Error::new(
-                Kind::WrongServer,
-                format!(
-                    "the server has another history than the recorded one: transaction {gtid} was committed at {} when it was \
-                     recorded, and at {timestamp} here; its binlogs were reset (RESET BINARY LOGS AND GTIDS) or it was \
-                     restored, and GTIDs were used again; what they stand for now is not recorded; give the server a new \
-                     SOURCE_ID",
-                    last.timestamp
-                ),
-            )),
-            _ => Err(self.damaged(format!("transaction {gtid} comes a second time"))),
-        }
-    }
-
-    fn query(&mut self, event: &Event, out: &mut Chunk) -> Result<()> {
-        let query: QueryEvent<'_> = event
-            .read_event()
-            .map_err(|error| self.damaged(format!("QUERY event: {error}")))?;
-        let text = StatementText::of_query(&query);
-        let thread_id = query.thread_id();
-        let group = self.group_for("a statement")?;
-        group.context.thread_id = thread_id;
-        let meaning = text.as_str().map_or(Statement::Other, statement::classify);
-        match meaning {
-            Statement::Begin if !group.begun => {
-                group.begun = true;
-                Ok(())
-            }
-            Statement::XaStart(id) if !group.begun => {
-                group.begun = true;
-                group.context.xid = Some(id.into());
-                Ok(())
-            }
-            Statement::XaEnd | Statement::Savepoint if group.begun => Ok(()),
-            Statement::Commit if group.begun => self.end(out),
-            Statement::Rollback | Statement::RollbackToSavepoint if group.rows > 0 => Err(self.damaged(
-                "a rollback after rows; they were logged and undone, which row-based logging of transactional tables never does: \
-                 look for tables of a non-transactional engine in this transaction",
-            )),
-            Statement::RollbackToSavepoint if group.begun => Ok(()),
-            Statement::Rollback if group.begun => self.end(out),
-            Statement::XaCommit(id) if !group.begun => {
-                group.context.xid = Some(id.into());
-                self.lone(Operation::XaCommit, text, &query, out)
-            }
-            Statement::XaRollback(id) if !group.begun => {
-                group.context.xid = Some(id.into());
-                self.lone(Operation::XaRollback, text, &query, out)
-            }
-            Statement::Other if !group.begun && text.as_str().is_some_and(statement::opens_transaction) => {
-                group.begun = true;
-                self.statement(Operation::Ddl, text, &query, out)
-            }
-            Statement::Other if !group.begun => self.lone(Operation::Ddl, text, &query, out),
-            Statement::Other if text.as_str().is_some_and(statement::opens_transaction) => {
-                self.statement(Operation::Ddl, text, &query, out)
-            }
-            Statement::Other => {
-                tracing::warn!(
-                    gtid = %group.gtid,
-                    "a data change was logged as its statement, not as rows (a session set binlog_format); recorded as its text"
-                );
-                self.statement(Operation::Statement, text, &query, out)
-            }
-            other => {
-                let name = format!("{other:?}");
-                let word = name.split('(').next().unwrap_or_default();
-                Err(self.damaged(format!("{word} at a place where the grammar of a transaction has none")))
-            }
-        }
-    }
-
-    /// A statement that is a transaction by itself.
-    fn lone(
-        &mut self,
-        operation: Operation,
-        text: StatementText,
-        query: &QueryEvent<'_>,
-        out: &mut Chunk,
-    ) -> Result<()> {
-        self.statement(operation, text, query, out)?;
-        self.end(out)
-    }
-
-    /// Records a statement's text as a document.
-    fn statement(
-        &mut self,
-        operation: Operation,
-        text: StatementText,
-        query: &QueryEvent<'_>,
-        out: &mut Chunk,
-    ) -> Result<()> {
-        let Some(group) = &mut self.group else {
-            return Ok(());
-        };
-        let place = Place {
-            file: &self.file,
-            position: self.position,
-        };
-        let document = self
-            .documents
-            .statement(operation, text, query, &group.row_context(place));
-        group.rows += 1;
-        group.statements += 1;
-        match document {
-            Ok(event) => {
-                if let Some(event) = event {
-                    out.push(Item::Change(event));
-                }
-                Ok(())
-            }
-            Err(error) => Err(self.damaged(error)),
-        }
-    }
-
-    fn load_query(&mut self, event: &Event, out: &mut Chunk) -> Result<()> {
-        use mysql_common::binlog::events::ExecuteLoadQueryEvent;
-        let load: ExecuteLoadQueryEvent<'_> = event
-            .read_event()
-            .map_err(|error| self.damaged(format!("EXECUTE_LOAD_QUERY event: {error}")))?;
-        let query = QueryEvent::new(load.status_vars_raw().to_vec(), load.schema_raw().to_vec())
-            .with_query(load.query_raw().to_vec())
-            .with_thread_id(load.thread_id());
-        let text = StatementText::of_query(&query);
-        self.group_for("LOAD DATA")?;
-        self.statement(Operation::Statement, text, &query, out)
     }
 
     fn rows_query(&mut self, event: &Event) -> Result<()> {
@@ -471,10 +323,12 @@ impl Assembler {
         if group.known {
             return Ok(());
         }
+        let predecessor = self.read.predecessor(&group.gtid);
         self.read.add(&group.gtid);
         self.last = Some(LastTransaction {
             gtid: Gtid::clone(&group.gtid),
             timestamp: group.context.timestamp,
+            predecessor,
         });
         self.transactions += 1;
         out.push(Item::End(TransactionEnd {
@@ -493,10 +347,30 @@ impl Assembler {
         if self.group.is_some() {
             return Err(self.damaged("the binlog file ends before the transaction does"));
         }
-        self.file = rotate.name().as_ref().into();
+        self.file = without_checksum(event, &rotate).into();
         // Table ids are the server's own counter, and a restarted server counts afresh.
         self.documents.forget_table_ids();
         Ok(())
+    }
+}
+
+/// The file's name. MariaDB sends the first ROTATE, which comes before the format description, with a checksum that the
+/// driver cannot know of yet and leaves at the end of the name.
+fn without_checksum(event: &Event, rotate: &RotateEvent<'_>) -> String {
+    let name = rotate.name();
+    let Some((head, tail)) = event.data().split_last_chunk::<4>() else {
+        return name.into_owned();
+    };
+    let mut header = Vec::new();
+    event.header().serialize(&mut header);
+    let mut crc = flate2::Crc::new();
+    crc.update(&header);
+    crc.update(head);
+    match head.get(ROTATE_POST_HEADER..) {
+        Some(name) if crc.sum().to_le_bytes() == *tail => {
+            String::from_utf8_lossy(name).into_owned()
+        }
+        _ => name.into_owned(),
     }
 }
 

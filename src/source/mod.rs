@@ -14,6 +14,7 @@ pub mod decode;
 mod document;
 mod event_type;
 mod group;
+mod mariadb;
 pub mod preflight;
 pub mod schema;
 mod statement;
@@ -33,7 +34,7 @@ use crate::config::{Config, MysqlAddress};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::crash_point;
 use crate::offset::Offset;
-use crate::position::BinlogPosition;
+use crate::position::{BinlogPosition, Flavor};
 use crate::retry::Failures;
 use group::Assembler;
 use stream::Stream;
@@ -78,13 +79,14 @@ pub async fn first_offset(config: &Config) -> Result<Offset> {
     let mut failures = Failures::new(config.retry, "connect to mysql");
     loop {
         let attempt = async {
-            let (_, _, facts) = connect_any(config).await?;
+            let (_, _, facts) = connect_any(config, config.mysql_flavor).await?;
             let gtid = preflight::first_position(&facts, &config.start_from);
             preflight::judge(&facts, &gtid)?;
             let position = BinlogPosition::at(gtid);
             Ok(Offset {
                 position,
                 server_uuid: facts.server_uuid,
+                flavor: facts.flavor,
                 batch: 0,
                 n: 0,
                 epoch: 0,
@@ -111,7 +113,20 @@ pub async fn read(
     chunks: mpsc::Sender<Chunk>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<()> {
+    if let Some(named) = config.mysql_flavor
+        && named != offset.flavor
+    {
+        return Err(Error::new(
+            Kind::WrongServer,
+            format!(
+                "MYSQL_FLAVOR is {named}, but the saved offset of this source is of a {} server; a server of the other kind is \
+                 another source: give it a SOURCE_ID of its own",
+                offset.flavor
+            ),
+        ));
+    }
     let mut reader = Reader {
+        flavor: offset.flavor,
         assembler: Assembler::new(&config, offset.position.gtid, offset.last),
         config,
         epoch,
@@ -125,6 +140,7 @@ pub async fn read(
 }
 
 struct Reader {
+    flavor: Flavor,
     config: Arc<Config>,
     epoch: i64,
     assembler: Assembler,
@@ -159,10 +175,11 @@ impl Reader {
     /// One connection, until it fails.
     async fn connect_and_stream(&mut self) -> Result<std::convert::Infallible> {
         let config = Arc::clone(&self.config);
-        let (address, connection, facts) = connect_any(&config).await?;
+        let (address, connection, facts) = connect_any(&config, Some(self.flavor)).await?;
         preflight::judge(&facts, self.assembler.read())?;
         let leave_out = self.assembler.leave_out(&facts.purged);
-        let mut stream = Stream::open(connection, &config, self.epoch, &leave_out).await?;
+        let mut stream =
+            Stream::open(connection, self.flavor, &config, self.epoch, &leave_out).await?;
         self.assembler.reconnected(&facts.server_uuid);
         tracing::info!(
             address = %address,
@@ -206,7 +223,7 @@ impl Reader {
     async fn check_quiet_server(&self, address: &MysqlAddress, quiet: &mut Quiet) -> Result<()> {
         let asked = async {
             let mut connection = connect::connect(&self.config, address).await?;
-            let facts = preflight::ask(&mut connection).await?;
+            let facts = preflight::ask(&mut connection, Some(self.flavor)).await?;
             let _ = connection.disconnect().await;
             Ok(facts)
         };
@@ -217,11 +234,10 @@ impl Reader {
             Err(error) => return Err(error),
         };
         preflight::judge(&facts, self.assembler.read())?;
-        let unsent = facts.executed.subtract(self.assembler.read());
-        if unsent.is_empty() {
+        let Some(unsent) = facts.executed.beyond(self.assembler.read()) else {
             quiet.suspicious = false;
             return Ok(());
-        }
+        };
         // What was committed this very moment may be on its way: only at the second look is it missing.
         if !std::mem::replace(&mut quiet.suspicious, true) {
             return Ok(());
@@ -280,12 +296,15 @@ impl Quiet {
 }
 
 /// Connects to the first server that answers, and asks it about itself.
-async fn connect_any(config: &Config) -> Result<(&MysqlAddress, Conn, preflight::Facts)> {
+async fn connect_any(
+    config: &Config,
+    flavor: Option<Flavor>,
+) -> Result<(&MysqlAddress, Conn, preflight::Facts)> {
     let mut last = Error::new(Kind::SourceUnavailable, "MYSQL_ADDR names no server");
     for address in &config.mysql_addresses {
         let attempt = async {
             let mut connection = connect::connect(config, address).await?;
-            let facts = preflight::ask(&mut connection).await?;
+            let facts = preflight::ask(&mut connection, flavor).await?;
             Ok((address, connection, facts))
         };
         match attempt.await {

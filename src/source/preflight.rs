@@ -1,122 +1,142 @@
-//! What must hold on the MySQL server before its binlog is read: asked at start and again at every reconnect.
+//! What must hold on the server before its binlog is read: asked at start and again at every reconnect.
 //!
 //! A server can be restored, replaced, or reconfigured while the daemon is away, and it streams without an error what is no
 //! longer a complete history. So nothing is read before [`judge`] has compared what the server says ([`Facts`]) with what was
 //! recorded. Settings that only weaken the audit trail's content are as much a reason to stop as a gap: without
 //! `binlog_row_metadata=FULL` a value could stand under a wrong name.
 //!
-//! Manual: "Replication and Binary Logging Options and Variables", "GTID System Variables".
+//! What is asked differs by flavor ([`mysql`], [`mariadb`]); the judgement does not.
+
+mod mariadb;
+mod mysql;
 
 use std::collections::HashMap;
+use std::str::FromStr;
 
-use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Error as DriverFailure};
 
 use super::connect::classify_after_login;
 use crate::config::StartFrom;
 use crate::error::{Error, Kind, Result};
-use crate::position::GtidSet;
+use crate::position::mariadb::BinlogState;
+use crate::position::{Flavor, GtidParseError, GtidSet};
 
 /// What a server says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
+    /// Which kind of server it is.
+    pub flavor: Flavor,
     /// `@@version`.
     pub version: String,
-    /// `@@server_uuid`.
+    /// `@@server_uuid`; of a MariaDB server, its `server_id`.
     pub server_uuid: String,
-    /// `@@gtid_executed`: every transaction it has.
+    /// Every transaction it has.
     pub executed: GtidSet,
-    /// `@@gtid_purged`: those whose binlog it no longer has.
+    /// Those whose binlog it no longer has.
     pub purged: GtidSet,
-    /// The variables of [`REQUIRED`], by name, as far as the server has them.
+    /// Which server wrote what into each domain; MariaDB only.
+    pub state: Option<BinlogState>,
+    /// The required variables, by name, as far as the server has them.
     pub variables: HashMap<String, String>,
 }
 
-/// Variables that must have one value: name, value, why, and the statements that set it.
-const REQUIRED: &[(&str, &str, &str, &str)] = &[
-    (
-        "log_bin",
-        "ON",
-        "there is no binlog to read",
-        "start mysqld with log_bin=binlog (my.cnf, [mysqld]) and restart it",
-    ),
-    (
-        "gtid_mode",
-        "ON",
-        "a transaction can only be recognized by its GTID",
-        "SET PERSIST enforce_gtid_consistency=ON; SET PERSIST gtid_mode=OFF_PERMISSIVE; SET PERSIST gtid_mode=ON_PERMISSIVE; \
-         SET PERSIST gtid_mode=ON; what was committed without a GTID is not in the audit, compare those tables",
-    ),
-    (
-        "binlog_format",
-        "ROW",
-        "statements do not say which rows they changed",
-        "SET PERSIST binlog_format=ROW",
-    ),
-    (
-        "binlog_row_image",
-        "FULL",
-        "other images leave columns out",
-        "SET PERSIST binlog_row_image=FULL",
-    ),
-    (
-        "binlog_row_metadata",
-        "FULL",
-        "only then does the binlog itself name the columns",
-        "SET PERSIST binlog_row_metadata=FULL",
-    ),
-];
+/// A variable that must have one value.
+struct Required {
+    name: &'static str,
+    value: &'static str,
+    /// What is lost with another value.
+    reason: &'static str,
+    /// The statements that set it.
+    remedy: &'static str,
+}
 
-/// Asks the server.
+/// Asks the server, which is to be of the flavor `expected` where that is known (MYSQL_FLAVOR, the saved offset).
 ///
 /// # Errors
-/// When it does not answer, is no MySQL, or the user may not ask.
-pub async fn ask(connection: &mut Conn) -> Result<Facts> {
-    let doing = "ask the mysql server about its settings";
-    let failed = |error| classify_after_login(doing, &error);
+/// When it does not answer, is of the other flavor, or the user may not ask.
+pub async fn ask(connection: &mut Conn, expected: Option<Flavor>) -> Result<Facts> {
     let version: Option<String> = connection
         .query_first("SELECT @@global.version")
         .await
         .map_err(failed)?;
     let version = version.unwrap_or_default();
-    if version.to_ascii_lowercase().contains("mariadb") {
+    let flavor = if version.to_ascii_lowercase().contains("mariadb") {
+        Flavor::Mariadb
+    } else {
+        Flavor::Mysql
+    };
+    if let Some(expected) = expected
+        && expected != flavor
+    {
         return Err(Error::new(
-            Kind::SourceSetting,
+            Kind::WrongServer,
             format!(
-                "found a MariaDB server ({version}); this version of sdl reads MySQL 8.0 and later"
+                "expected a {expected} server, as MYSQL_FLAVOR or the saved offset says, found {flavor} ({version}); point \
+                 MYSQL_ADDR at the right server, or give this one a SOURCE_ID of its own and set MYSQL_FLAVOR={flavor}"
             ),
         ));
     }
-    let names: Vec<String> = REQUIRED
+    match flavor {
+        Flavor::Mysql => mysql::ask(connection, version).await,
+        Flavor::Mariadb => mariadb::ask(connection, version).await,
+    }
+}
+
+fn failed(error: DriverFailure) -> Error {
+    classify_after_login("ask the server about its settings", &error)
+}
+
+/// Reads a text that a server printed.
+fn parse<T: FromStr<Err = GtidParseError>>(name: &str, text: &str) -> Result<T> {
+    text.parse().map_err(|error| {
+        Error::new(
+            Kind::SourceSetting,
+            format!("cannot read {name} of the server: {error}"),
+        )
+    })
+}
+
+async fn variables(
+    connection: &mut Conn,
+    required: &[Required],
+) -> Result<HashMap<String, String>> {
+    let names: Vec<String> = required
         .iter()
-        .map(|(name, ..)| format!("'{name}'"))
+        .map(|required| format!("'{}'", required.name))
         .collect();
     let query = format!(
         "SHOW GLOBAL VARIABLES WHERE Variable_name IN ({})",
         names.join(", ")
     );
     let variables: Vec<(String, String)> = connection.query(query).await.map_err(failed)?;
-    // Not through SHOW VARIABLES, which cuts a value after 1024 characters.
-    let identity: Option<(String, String, String)> = connection
-        .query_first("SELECT @@global.server_uuid, @@global.gtid_executed, @@global.gtid_purged")
-        .await
-        .map_err(failed)?;
-    let (server_uuid, executed, purged) = identity.unwrap_or_default();
-    let parse = |name: &str, text: &str| -> Result<GtidSet> {
-        text.parse().map_err(|error| {
-            Error::new(
-                Kind::SourceSetting,
-                format!("cannot read @@{name} of the mysql server: {error}"),
-            )
-        })
-    };
-    Ok(Facts {
-        version,
-        executed: parse("gtid_executed", &executed)?,
-        purged: parse("gtid_purged", &purged)?,
-        server_uuid,
-        variables: variables.into_iter().collect(),
-    })
+    Ok(variables.into_iter().collect())
+}
+
+impl Facts {
+    fn required(&self) -> &'static [Required] {
+        match self.flavor {
+            Flavor::Mysql => mysql::REQUIRED,
+            Flavor::Mariadb => mariadb::REQUIRED,
+        }
+    }
+
+    /// What of `recorded` the server does not have, in words.
+    fn lacks(&self, recorded: &GtidSet) -> Option<String> {
+        let Some(state) = &self.state else {
+            return recorded.beyond(&self.executed);
+        };
+        if recorded.is_foreign_to(self.flavor) {
+            return recorded.beyond(&self.executed);
+        }
+        let unknown: Vec<String> = recorded
+            .mariadb()
+            .iter()
+            .filter(|gtid| !state.has(gtid))
+            .map(ToString::to_string)
+            .collect();
+        (!unknown.is_empty()).then(|| format!("transaction(s) {}", unknown.join(", ")))
+    }
 }
 
 /// Whether the server's binlog continues what is recorded up to `recorded`.
@@ -125,29 +145,30 @@ pub async fn ask(connection: &mut Conn) -> Result<Facts> {
 /// All reasons against it in one message, each with the statement that mends it.
 pub fn judge(facts: &Facts, recorded: &GtidSet) -> Result<()> {
     judge_settings(facts)?;
-    if !recorded.is_subset(&facts.executed) {
-        let unknown = recorded.subtract(&facts.executed);
+    if let Some(unknown) = facts.lacks(recorded) {
         return Err(Error::new(
             Kind::WrongServer,
             format!(
-                "the server is behind the saved position: wrong or restored server; server {} does not have {} transaction(s) \
-                 that are recorded already: {unknown}; expected a server whose gtid_executed holds them; point MYSQL_ADDR at \
-                 it, or give the new server a new SOURCE_ID",
-                facts.server_uuid,
-                unknown.count()
+                "the server is behind the saved position: wrong or restored server; {} does not have what is recorded already: \
+                 {unknown}; expected a server that has executed it; point MYSQL_ADDR at it, or give the new server a new \
+                 SOURCE_ID",
+                facts.server_uuid
             ),
         ));
     }
-    let missing = facts.purged.subtract(recorded);
-    if !missing.is_empty() {
+    if let Some(missing) = facts.purged.beyond(recorded) {
+        let keep_longer = match facts.flavor {
+            Flavor::Mysql => "SET PERSIST binlog_expire_logs_seconds=1209600",
+            Flavor::Mariadb => {
+                "SET GLOBAL binlog_expire_logs_seconds=1209600, and the same in my.cnf"
+            }
+        };
         return Err(Error::new(
             Kind::Gap,
             format!(
-                "binlog gap: server {} has purged {} transaction(s) that are not recorded yet: {missing}; nothing was skipped; \
-                 point MYSQL_ADDR at a server that still has them (its gtid_purged does not hold them), or restore the purged \
-                 binlogs, and keep them longer: SET PERSIST binlog_expire_logs_seconds=1209600",
-                facts.server_uuid,
-                missing.count()
+                "binlog gap: {} no longer has in its binlog what is not recorded yet: {missing}; nothing was skipped; point \
+                 MYSQL_ADDR at a server that still has it, or restore the purged binlogs, and keep them longer: {keep_longer}",
+                facts.server_uuid
             ),
         ));
     }
@@ -156,7 +177,13 @@ pub fn judge(facts: &Facts, recorded: &GtidSet) -> Result<()> {
 
 fn judge_settings(facts: &Facts) -> Result<()> {
     let mut problems = Vec::new();
-    for (name, expected, reason, remedy) in REQUIRED {
+    for Required {
+        name,
+        value: expected,
+        reason,
+        remedy,
+    } in facts.required()
+    {
         let found = facts
             .variables
             .get(*name)
@@ -175,7 +202,7 @@ fn judge_settings(facts: &Facts) -> Result<()> {
         Err(Error::new(
             Kind::SourceSetting,
             format!(
-                "the mysql server ({}) is not set up for an audit trail: {}; sessions that are open keep their old setting \
+                "the server ({}) is not set up for an audit trail: {}; sessions that are open keep their old setting \
                  until they reconnect",
                 facts.version,
                 problems.join("; ")
@@ -202,15 +229,34 @@ mod tests {
 
     fn facts(executed: &str, purged: &str) -> Facts {
         Facts {
+            flavor: Flavor::Mysql,
             version: "9.7.4".to_owned(),
             server_uuid: UUID.to_owned(),
             executed: executed.parse().unwrap(),
             purged: purged.parse().unwrap(),
-            variables: REQUIRED
-                .iter()
-                .map(|(name, value, ..)| ((*name).to_owned(), (*value).to_owned()))
-                .collect(),
+            state: None,
+            variables: as_required(mysql::REQUIRED),
         }
+    }
+
+    fn mariadb_facts(state: &str, purged: &str) -> Facts {
+        let state: BinlogState = state.parse().unwrap();
+        Facts {
+            flavor: Flavor::Mariadb,
+            version: "10.11.18-MariaDB-log".to_owned(),
+            server_uuid: "server_id 1".to_owned(),
+            executed: state.position().into(),
+            purged: purged.parse().unwrap(),
+            state: Some(state),
+            variables: as_required(mariadb::REQUIRED),
+        }
+    }
+
+    fn as_required(required: &[Required]) -> HashMap<String, String> {
+        required
+            .iter()
+            .map(|required| (required.name.to_owned(), required.value.to_owned()))
+            .collect()
     }
 
     fn at(set: &str) -> GtidSet {
@@ -237,7 +283,7 @@ mod tests {
         assert_eq!(error.kind(), Kind::Gap);
         assert!(error.to_string().contains("binlog gap"));
         assert!(error.to_string().contains(&format!(
-            "20 transaction(s) that are not recorded yet: {UUID}:41-60"
+            "not recorded yet: 20 transaction(s), {UUID}:41-60"
         )));
     }
 
@@ -250,6 +296,36 @@ mod tests {
         .unwrap_err();
         assert_eq!(error.kind(), Kind::WrongServer);
         assert!(error.to_string().contains(&format!("{UUID}:1-40")));
+    }
+
+    #[test]
+    fn a_mariadb_server_is_judged_by_what_each_server_wrote_into_a_domain() {
+        let facts = mariadb_facts("0-1-100,0-2-150,7-1-5", "0-1-60");
+        judge(&facts, &at("0-2-150,7-1-5")).unwrap();
+        judge(&facts, &at("0-1-60")).unwrap();
+        let diverged = judge(&facts, &at("0-1-120")).unwrap_err();
+        assert_eq!(diverged.kind(), Kind::WrongServer);
+        assert!(diverged.to_string().contains("0-1-120"), "{diverged}");
+        let unknown_domain = judge(&facts, &at("0-1-100,9-1-1")).unwrap_err();
+        assert_eq!(unknown_domain.kind(), Kind::WrongServer);
+        let gap = judge(&facts, &at("0-1-40,7-1-5")).unwrap_err();
+        assert_eq!(gap.kind(), Kind::Gap);
+        assert!(
+            gap.to_string()
+                .contains("the transactions after 0-1-40 up to 0-1-60"),
+            "{gap}"
+        );
+        let never_read = judge(&facts, &at("7-1-5")).unwrap_err();
+        assert_eq!(never_read.kind(), Kind::Gap);
+    }
+
+    #[test]
+    fn a_position_of_the_other_flavor_is_no_position() {
+        let of_mysql = at(&format!("{UUID}:1-5"));
+        let error = judge(&mariadb_facts("0-1-100", ""), &of_mysql).unwrap_err();
+        assert_eq!(error.kind(), Kind::WrongServer);
+        let error = judge(&facts(&format!("{UUID}:1-100"), ""), &at("0-1-5")).unwrap_err();
+        assert_eq!(error.kind(), Kind::WrongServer);
     }
 
     #[test]

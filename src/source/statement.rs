@@ -10,9 +10,11 @@ pub(super) enum Statement<'a> {
     Begin,
     Commit,
     Rollback,
-    /// SAVEPOINT, RELEASE SAVEPOINT.
-    Savepoint,
-    RollbackToSavepoint,
+    /// With the savepoint's name, as the server prints it.
+    Savepoint(&'a str),
+    ReleaseSavepoint,
+    /// With the savepoint's name.
+    RollbackToSavepoint(&'a str),
     /// With the XA transaction's id, as the server prints it.
     XaStart(&'a str),
     XaEnd,
@@ -47,10 +49,12 @@ pub(super) fn classify(text: &str) -> Statement<'_> {
         Statement::XaRollback(id)
     } else if head.starts_with("XA END ") {
         Statement::XaEnd
-    } else if head.starts_with("SAVEPOINT ") || head.starts_with("RELEASE SAVEPOIN") {
-        Statement::Savepoint
-    } else if head.starts_with("ROLLBACK TO ") {
-        Statement::RollbackToSavepoint
+    } else if let Some(name) = after("SAVEPOINT ") {
+        Statement::Savepoint(name)
+    } else if head.starts_with("RELEASE SAVEPOIN") {
+        Statement::ReleaseSavepoint
+    } else if let Some(name) = after("ROLLBACK TO ") {
+        Statement::RollbackToSavepoint(name)
     } else {
         Statement::Other
     }
@@ -58,9 +62,9 @@ pub(super) fn classify(text: &str) -> Statement<'_> {
 
 /// Whether a schema change opens a transaction of rows: CREATE TABLE … SELECT is logged as
 /// `CREATE TABLE … START TRANSACTION` with the rows after it (manual: "Atomic Data Definition Statement Support").
-pub(super) fn opens_transaction(text: &str) -> bool {
-    const SUFFIX: &str = "START TRANSACTION";
-    let text = text.trim_end();
+pub(super) fn opens_transaction(text: &[u8]) -> bool {
+    const SUFFIX: &[u8] = b"START TRANSACTION";
+    let text = text.trim_ascii_end();
     text.len()
         .checked_sub(SUFFIX.len())
         .and_then(|start| text.get(start..))
@@ -253,9 +257,9 @@ mod tests {
             ("BEGIN", Statement::Begin),
             ("COMMIT", Statement::Commit),
             ("ROLLBACK", Statement::Rollback),
-            ("SAVEPOINT `a`", Statement::Savepoint),
-            ("RELEASE SAVEPOINT `a`", Statement::Savepoint),
-            ("ROLLBACK TO `a`", Statement::RollbackToSavepoint),
+            ("SAVEPOINT `a`", Statement::Savepoint("`a`")),
+            ("RELEASE SAVEPOINT `a`", Statement::ReleaseSavepoint),
+            ("ROLLBACK TO `a`", Statement::RollbackToSavepoint("`a`")),
             ("XA START X'61',X'',1", Statement::XaStart("X'61',X'',1")),
             ("XA END X'61',X'',1", Statement::XaEnd),
             ("XA COMMIT X'61',X'',1", Statement::XaCommit("X'61',X'',1")),
@@ -319,9 +323,9 @@ mod tests {
     #[test]
     fn only_create_table_select_opens_a_transaction_of_rows() {
         assert!(opens_transaction(
-            "CREATE TABLE `t` (`a` int) START TRANSACTION"
+            b"CREATE TABLE `t` (`a` int) START TRANSACTION"
         ));
-        assert!(!opens_transaction("CREATE TABLE `t` (`a` int)"));
-        assert!(!opens_transaction("RANSACTION"));
+        assert!(!opens_transaction(b"CREATE TABLE `t` (`a` int)"));
+        assert!(!opens_transaction(b"RANSACTION"));
     }
 }

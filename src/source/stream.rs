@@ -24,7 +24,7 @@ use super::event_type;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::hex::hex;
-use crate::position::{GtidSet, format_uuid};
+use crate::position::{Flavor, GtidSet, format_uuid, mysql};
 
 /// How often the server is to say that it is alive while it has nothing to send.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -53,24 +53,39 @@ impl Stream {
     /// What the server answers, classified.
     pub(super) async fn open(
         mut connection: Conn,
+        flavor: Flavor,
         config: &Config,
         epoch: i64,
         read: &GtidSet,
     ) -> Result<Self> {
         let doing = "start the binlog dump";
-        let settings = format!(
-            "SET @master_heartbeat_period={}, @source_heartbeat_period={0}, @slave_uuid='{}', @replica_uuid='{1}', \
-             net_write_timeout={NET_WRITE_TIMEOUT}",
-            HEARTBEAT.as_nanos(),
-            replica_uuid(config, epoch),
-        );
+        let settings = match flavor {
+            Flavor::Mysql => format!(
+                "SET @master_heartbeat_period={}, @source_heartbeat_period={0}, @slave_uuid='{}', @replica_uuid='{1}', \
+                 net_write_timeout={NET_WRITE_TIMEOUT}",
+                HEARTBEAT.as_nanos(),
+                replica_uuid(config, epoch),
+            ),
+            // The position makes the server search by GTID, and strictly: a position that its binlog does not have is an
+            // error and not the next one that it has. Capability 4: GTID events are understood.
+            Flavor::Mariadb => format!(
+                "SET @master_heartbeat_period={}, @mariadb_slave_capability=4, @slave_connect_state='{}', \
+                 @slave_gtid_strict_mode=1, @slave_gtid_ignore_duplicates=0, net_write_timeout={NET_WRITE_TIMEOUT}",
+                HEARTBEAT.as_nanos(),
+                read.mariadb(),
+            ),
+        };
         connection
             .query_drop(settings)
             .await
             .map_err(|error| classify_after_login(doing, &error))?;
-        let request = BinlogStreamRequest::new(config.mysql_server_id)
-            .with_gtid()
-            .with_gtid_set(gtid_request(read)?);
+        let request = BinlogStreamRequest::new(config.mysql_server_id);
+        let request = match flavor {
+            Flavor::Mysql => request
+                .with_gtid()
+                .with_gtid_set(gtid_request(read.mysql())?),
+            Flavor::Mariadb => request,
+        };
         let binlog = connection
             .get_binlog_stream(request)
             .await
@@ -108,10 +123,14 @@ impl Stream {
             }
         };
         // The artificial events at the start come before the search for the position.
-        self.started |= event.header().event_type_raw() == event_type::GTID
-            || event.header().event_type_raw() == event_type::GTID_TAGGED
-            || event.header().event_type_raw() == event_type::HEARTBEAT
-            || event.header().event_type_raw() == event_type::HEARTBEAT_V2;
+        self.started |= matches!(
+            event.header().event_type_raw(),
+            event_type::GTID
+                | event_type::GTID_TAGGED
+                | event_type::MARIADB_GTID
+                | event_type::HEARTBEAT
+                | event_type::HEARTBEAT_V2
+        );
         check_crc(&event)?;
         self.payload.check(&event)?;
         Ok(event)
@@ -119,7 +138,7 @@ impl Stream {
 }
 
 /// The set as the request wants it: per source, intervals whose end is exclusive.
-fn gtid_request(read: &GtidSet) -> Result<Vec<Sid<'static>>> {
+fn gtid_request(read: &mysql::GtidSet) -> Result<Vec<Sid<'static>>> {
     let refused = |what: String| {
         Error::new(
             Kind::Internal,

@@ -111,6 +111,21 @@ impl Server {
         self.event(event_type::GTID, &body)
     }
 
+    /// A MariaDB GTID event of server 1 with these flags.
+    pub(super) fn mariadb_gtid(&mut self, domain: u32, sequence: u64, flags: u8) -> Event {
+        let body = Self::mariadb_gtid_body(domain, sequence, flags);
+        self.event(event_type::MARIADB_GTID, &body)
+    }
+
+    /// The body of a MariaDB GTID event.
+    pub(super) fn mariadb_gtid_body(domain: u32, sequence: u64, flags: u8) -> Vec<u8> {
+        let mut body = sequence.to_le_bytes().to_vec();
+        body.extend_from_slice(&domain.to_le_bytes());
+        body.push(flags);
+        body.extend_from_slice(&[0; 6]);
+        body
+    }
+
     /// A QUERY event of a session whose default database is `shop`.
     pub(super) fn query(&mut self, text: &str) -> Event {
         let body = query_body(text);

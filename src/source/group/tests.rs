@@ -1,8 +1,10 @@
 //! The grammar, event by event: what it lets through, and that everything else is an error which names its place.
 
+use bson::DateTime;
+
 use super::*;
 use crate::config::Sources;
-use crate::source::wire_events::{Server, UUID};
+use crate::source::wire_events::{Server, UUID, query_body};
 
 fn assembler() -> Assembler {
     let settings = [
@@ -338,6 +340,7 @@ fn a_reset_history_is_recognized_by_its_last_transaction() {
     let settings_of_the_last = LastTransaction {
         gtid: format!("{UUID}:5").parse().unwrap(),
         timestamp: DateTime::from_millis(1_600_000_000_000),
+        predecessor: None,
     };
     let mut assembler = assembler();
     assembler.read = format!("{UUID}:1-5").parse().unwrap();
@@ -345,6 +348,128 @@ fn a_reset_history_is_recognized_by_its_last_transaction() {
     let error = feed(&mut assembler, &[server.gtid(5, 0)]).unwrap_err();
     assert_eq!(error.kind(), Kind::WrongServer);
     assert!(error.to_string().contains("another history"), "{error}");
+}
+
+#[test]
+fn a_rollback_to_a_savepoint_takes_back_the_rows_after_it() {
+    let mut server = Server::new();
+    let events = [
+        server.gtid(1, 0),
+        server.query("BEGIN"),
+        server.query("INSERT INTO t VALUES (1)"),
+        server.query("SAVEPOINT `a`"),
+        server.query("INSERT INTO t VALUES (2)"),
+        server.query("SAVEPOINT `b`"),
+        server.query("ROLLBACK TO `b`"),
+        server.query("ROLLBACK TO `a`"),
+        server.xid(),
+    ];
+    let items = feed(&mut assembler(), &events).unwrap();
+    let undone: Vec<_> = items
+        .iter()
+        .filter_map(|item| match item {
+            Item::RollbackTo { row, marker } => Some((*row, marker.row)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(undone, [(1, 2)], "after `b` nothing was logged");
+    let unknown = [
+        server.gtid(2, 0),
+        server.query("BEGIN"),
+        server.query("ROLLBACK TO `c`"),
+    ];
+    assert!(refused(&unknown).to_string().contains("was not set: `c`"));
+}
+
+#[test]
+fn a_marker_is_known_whatever_the_character_set_around_it() {
+    let mut server = Server::new();
+    let query = |text: &str| {
+        // Status variable Q_CHARSET_CODE: a client collation that is not known.
+        let mut body = query_body(text);
+        body.splice(11..13, [7, 0]);
+        body.splice(13..13, [4, 0xff, 0xfe, 0, 0, 0, 0]);
+        body
+    };
+    let markers = [
+        "BEGIN",
+        "SAVEPOINT `\u{e9}`",
+        "ROLLBACK TO `\u{e9}`",
+        "COMMIT",
+    ];
+    let mut events = vec![server.gtid(1, 0)];
+    for marker in markers {
+        events.push(server.event(event_type::QUERY, &query(marker)));
+    }
+    let mut assembler = assembler();
+    assert!(documents(&feed(&mut assembler, &events).unwrap()).is_empty());
+    assert_eq!(assembler.transactions(), 1);
+}
+
+#[test]
+fn mariadb_opens_a_transaction_without_begin() {
+    let mut server = Server::new();
+    let mut assembler = assembler();
+    let events = [
+        server.mariadb_gtid(0, 10, 0x0c),
+        server.query("INSERT INTO t VALUES (1)"),
+        server.xid(),
+        server.mariadb_gtid(7, 3, 0x29),
+        server.query("CREATE TABLE t (a INT)"),
+        server.mariadb_gtid(0, 11, 0x28),
+        server.query("CREATE TABLE u (a INT)"),
+        server.event(event_type::BINLOG_CHECKPOINT, &[1, 0, 0, 0, b'b']),
+        server.xid(),
+        server.mariadb_gtid(0, 12, 0x0c),
+        server.query("COMMIT"),
+    ];
+    let items = feed(&mut assembler, &events).unwrap();
+    assert_eq!(
+        documents(&items),
+        ["statement shop.", "ddl shop.t", "ddl shop.u"]
+    );
+    assert_eq!(assembler.read().to_string(), "0-1-12,7-1-3");
+    assert_eq!(
+        assembler.leave_out(&GtidSet::new()).to_string(),
+        "0-1-11,7-1-3",
+        "the last is asked for again"
+    );
+}
+
+#[test]
+fn half_of_an_alter_table_that_mariadb_logs_in_two_changes_nothing() {
+    let mut server = Server::new();
+    let mut assembler = assembler();
+    let mut half = |sequence, extra| {
+        let mut body = Server::mariadb_gtid_body(0, sequence, 0x29);
+        body.truncate(13);
+        body.push(extra);
+        body.extend_from_slice(&[0; 8]);
+        server.event(event_type::MARIADB_GTID, &body)
+    };
+    let gtids = [half(1, 0x02), half(2, 0x08), half(3, 0x02), half(4, 0x04)];
+    let alter = server.query("ALTER TABLE t ADD COLUMN b INT");
+    let mut items = Vec::new();
+    for gtid in gtids {
+        items.extend(feed(&mut assembler, &[gtid, alter.clone()]).unwrap());
+    }
+    assert_eq!(documents(&items), ["ddl shop.t"]);
+    assert_eq!(assembler.read().to_string(), "0-1-4");
+}
+
+#[test]
+fn mariadb_numbers_that_do_not_grow_are_an_error() {
+    let mut server = Server::new();
+    let mut assembler = assembler();
+    let events = [
+        server.mariadb_gtid(0, 10, 0x0c),
+        server.xid(),
+        server.mariadb_gtid(0, 20, 0x0c),
+        server.xid(),
+    ];
+    feed(&mut assembler, &events).unwrap();
+    let error = feed(&mut assembler, &[server.mariadb_gtid(0, 15, 0x0c)]).unwrap_err();
+    assert!(error.to_string().contains("gtid_strict_mode=ON"), "{error}");
 }
 
 #[test]

@@ -12,7 +12,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::gtid::{Gtid, GtidParseError, Tag, parse_number, parse_uuid, shown, write_uuid};
+use super::super::GtidParseError;
+use super::super::text::shown;
+use super::gtid::{Gtid, Tag, parse_number, parse_uuid, write_uuid};
 
 /// Consecutive transactions: from `start` to just before `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

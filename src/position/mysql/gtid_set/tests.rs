@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::position::{MAX_TRANSACTION_NUMBER, format_uuid};
+use crate::position::mysql::{MAX_TRANSACTION_NUMBER, format_uuid};
 
 const ONE: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 const TWO: &str = "4e11fa47-71ca-11e1-9e33-c80aa9429562";
