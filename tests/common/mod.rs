@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 pub use daemon::{Daemon, Settings};
 pub use mongo::Mongod;
-pub use mysql::Mysqld;
+pub use mysql::{Flavor, Mysqld};
 pub use rustix::process::Signal;
 
 /// How often a condition is looked at again.
@@ -76,9 +76,9 @@ pub async fn caught_up_within(mysqld: &Mysqld, mongod: &Mongod, database: &str, 
     let started = Instant::now();
     loop {
         let saved = mongo::saved_gtid(&database).await;
-        let executed = mysql::executed_gtid(&mut connection).await;
+        let executed = mysql::executed_gtid(mysqld.flavor(), &mut connection).await;
         if let Some(saved) = &saved
-            && mysql::gtid_subset(&mut connection, &executed, saved).await
+            && mysql::gtid_subset(mysqld.flavor(), &mut connection, &executed, saved).await
         {
             return;
         }

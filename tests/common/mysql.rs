@@ -1,5 +1,6 @@
-//! A throwaway MySQL server.
+//! A throwaway MySQL or MariaDB server.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -12,28 +13,132 @@ use mysql_async::{Conn, OptsBuilder};
 use rustix::fs::FlockOperation;
 
 use super::POLL;
-use super::servers::{self, Process, Scratch, binaries, free_port};
+use super::servers::{self, Process, Scratch, binaries, free_port, mariadb_binaries};
 
 /// The account of the daemon, with exactly the privileges the documentation asks for.
 pub const USER: &str = "sdl";
 pub const PASSWORD: &str = "sdl-secret";
 
-/// Run once, while the data directory is made, so that it is in no binlog. One statement a line.
-const ACCOUNTS: &str = "\
+/// The server that a test runs against. Tests whose assertions hold for all take it as an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Flavor {
+    Mysql,
+    /// The long-lived 10.11.
+    Mariadb10,
+    /// 11.4 or newer.
+    Mariadb11,
+}
+
+impl Flavor {
+    pub fn is_mariadb(self) -> bool {
+        self != Self::Mysql
+    }
+
+    /// As `MYSQL_FLAVOR` and the offset document name it.
+    pub fn name(self) -> &'static str {
+        if self.is_mariadb() {
+            "mariadb"
+        } else {
+            "mysql"
+        }
+    }
+
+    /// One of the programs that come with this server.
+    fn program(self, name: &str) -> PathBuf {
+        match self {
+            Self::Mysql => binaries().mysqld.clone(),
+            Self::Mariadb10 => mariadb_binaries().mariadb_10.join(name),
+            Self::Mariadb11 => mariadb_binaries().mariadb_11.join(name),
+        }
+    }
+
+    fn server_command(self) -> Command {
+        let mut command = servers::guarded(&self.program("mariadbd"));
+        command.arg("--no-defaults");
+        if rustix::process::geteuid().is_root() {
+            // Without being told so, the server refuses to run as root.
+            command.arg("--user=root");
+        }
+        command
+    }
+
+    /// Makes a data directory with the accounts that `accounts` creates.
+    fn initialize_command(self, data: &Path, accounts: &Path) -> Command {
+        let mut command;
+        if self.is_mariadb() {
+            command = servers::guarded(&self.program("mariadb-install-db"));
+            command
+                .args(["--auth-root-authentication-method=normal", "--skip-test-db"])
+                .args(["--skip-log-bin", MARIADB_LOG_SIZE])
+                .arg(format!("--extra-file={}", accounts.display()));
+            if rustix::process::geteuid().is_root() {
+                command.arg("--user=root");
+            }
+        } else {
+            command = self.server_command();
+            command
+                .args(["--initialize-insecure", MYSQL_LOG_SIZE])
+                .arg(format!("--init-file={}", accounts.display()));
+        }
+        command.arg(format!("--datadir={}", data.display()));
+        command
+    }
+
+    /// Run once, while the data directory is made, so that it is in no binlog. One statement a line. The rights of the
+    /// daemon are exactly those that the documentation asks for; BINLOG MONITOR is what MariaDB made of REPLICATION CLIENT.
+    fn accounts(self) -> &'static str {
+        if self.is_mariadb() {
+            "\
+FLUSH PRIVILEGES;
+CREATE USER 'root'@'%' IDENTIFIED BY '';
+GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;
+CREATE USER 'sdl'@'%' IDENTIFIED BY 'sdl-secret';
+GRANT REPLICATION SLAVE, BINLOG MONITOR, SELECT ON *.* TO 'sdl'@'%';
+"
+        } else {
+            "\
 CREATE USER 'root'@'%' IDENTIFIED BY '';
 GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;
 CREATE USER 'sdl'@'%' IDENTIFIED BY 'sdl-secret';
 GRANT REPLICATION SLAVE, REPLICATION CLIENT, SELECT ON *.* TO 'sdl'@'%';
-";
+"
+        }
+    }
 
-/// What sdl needs of a server, then what makes a test server small and quick. Options of a test follow and override these.
+    /// What sdl needs of a server and what differs between the flavors.
+    fn options(self) -> &'static [&'static str] {
+        if self.is_mariadb() {
+            &[
+                "--log-bin=binlog",
+                "--binlog-format=ROW",
+                "--log-slave-updates=ON",
+                "--gtid-strict-mode=ON",
+                "--gtid-domain-id=0",
+                "--binlog-annotate-row-events=ON",
+                MARIADB_LOG_SIZE,
+            ]
+        } else {
+            &[
+                "--gtid-mode=ON",
+                "--enforce-gtid-consistency=ON",
+                "--binlog-rows-query-log-events=ON",
+                "--mysqlx=OFF",
+                "--secure-file-priv=",
+                MYSQL_LOG_SIZE,
+            ]
+        }
+    }
+}
+
+const MYSQL_LOG_SIZE: &str = "--loose-innodb-redo-log-capacity=64M";
+const MARIADB_LOG_SIZE: &str = "--innodb-log-file-size=32M";
+
+/// What sdl needs of every server, then what makes a test server small and quick. A flavor's options follow, then those of
+/// a test, and override these.
 const OPTIONS: &[&str] = &[
     "--server-id=1",
-    "--gtid-mode=ON",
-    "--enforce-gtid-consistency=ON",
     "--binlog-row-image=FULL",
     "--binlog-row-metadata=FULL",
-    "--binlog-rows-query-log-events=ON",
     "--sync-binlog=1",
     "--max-allowed-packet=1G",
     "--character-set-server=utf8mb4",
@@ -43,47 +148,65 @@ const OPTIONS: &[&str] = &[
     "--pid-file=mysqld.pid",
     // No name server is asked who 127.0.0.1 is.
     "--skip-name-resolve",
-    "--mysqlx=OFF",
-    "--secure-file-priv=",
     "--performance-schema=OFF",
     "--innodb-buffer-pool-size=64M",
-    "--loose-innodb-redo-log-capacity=64M",
     // The servers are killed, the machine is not: what the kernel has is safe.
     "--innodb-flush-log-at-trx-commit=2",
 ];
 
-/// A MySQL server on loopback with a data directory of its own. Dropping it kills it.
+/// A MySQL or MariaDB server on loopback with a data directory of its own. Dropping it kills it.
 pub struct Mysqld {
     // Before the directory: fields are dropped in order.
     process: Mutex<Option<Process>>,
+    flavor: Flavor,
     port: u16,
     options: Vec<String>,
     scratch: Scratch,
 }
 
 impl Mysqld {
-    /// Starts a server with everything that sdl asks for; takes about a second.
+    /// Starts MySQL with everything that sdl asks for; takes about a second.
     pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    /// Starts a server with further options, for example `&["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"]`.
-    pub async fn start_with(options: &[&str]) -> Self {
-        Self::start_at(free_port(), options).await
+    /// Starts MariaDB 10.11 with everything that sdl asks for.
+    pub async fn start_mariadb() -> Self {
+        Self::start_as(Flavor::Mariadb10, &[]).await
     }
 
-    /// Starts a server on a given port: another server behind the same address.
+    /// Starts MySQL with further options, for example `&["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"]`.
+    pub async fn start_with(options: &[&str]) -> Self {
+        Self::start_as(Flavor::Mysql, options).await
+    }
+
+    /// Starts a server of the given flavor, with further options.
+    pub async fn start_as(flavor: Flavor, options: &[&str]) -> Self {
+        Self::start_as_at(flavor, free_port(), options).await
+    }
+
+    /// Starts MySQL on a given port: another server behind the same address.
     pub async fn start_at(port: u16, options: &[&str]) -> Self {
-        let scratch = Scratch::new("mysqld");
-        copy_directory(&template(), &scratch.path().join("data"));
+        Self::start_as_at(Flavor::Mysql, port, options).await
+    }
+
+    /// [`start_at`](Self::start_at) with a server of the given flavor.
+    pub async fn start_as_at(flavor: Flavor, port: u16, options: &[&str]) -> Self {
+        let scratch = Scratch::new(flavor.name());
+        copy_directory(&template(flavor), &scratch.path().join("data"));
         let server = Self {
             process: Mutex::new(None),
+            flavor,
             port,
             options: options.iter().map(ToString::to_string).collect(),
             scratch,
         };
         server.start_again().await;
         server
+    }
+
+    pub fn flavor(&self) -> Flavor {
+        self.flavor
     }
 
     /// `host:port`, as `MYSQL_ADDR` takes it.
@@ -109,7 +232,11 @@ impl Mysqld {
     /// A new connection as root, in UTC.
     pub async fn root(&self) -> Conn {
         self.connect("root", "").await.unwrap_or_else(|error| {
-            panic!("cannot connect to mysqld on port {}: {error}", self.port)
+            panic!(
+                "cannot connect to {} on port {}: {error}",
+                self.flavor.name(),
+                self.port
+            )
         })
     }
 
@@ -129,9 +256,13 @@ impl Mysqld {
     /// Runs one or several statements (separated by `;`) as root on a connection of their own.
     pub async fn exec(&self, sql: impl AsRef<str>) {
         let sql = sql.as_ref();
-        self.try_exec(sql)
-            .await
-            .unwrap_or_else(|error| panic!("MySQL refused: {error}\nin: {}", shortened(sql)));
+        self.try_exec(sql).await.unwrap_or_else(|error| {
+            panic!(
+                "{} refused: {error}\nin: {}",
+                self.flavor.name(),
+                shortened(sql)
+            )
+        });
     }
 
     /// [`exec`](Self::exec) for statements that may fail.
@@ -145,10 +276,13 @@ impl Mysqld {
     pub async fn query<T: FromRow + Send + 'static>(&self, sql: impl AsRef<str>) -> Vec<T> {
         let sql = sql.as_ref();
         let mut connection = self.root().await;
-        connection
-            .query(sql)
-            .await
-            .unwrap_or_else(|error| panic!("MySQL refused: {error}\nin: {}", shortened(sql)))
+        connection.query(sql).await.unwrap_or_else(|error| {
+            panic!(
+                "{} refused: {error}\nin: {}",
+                self.flavor.name(),
+                shortened(sql)
+            )
+        })
     }
 
     /// The first row of a query, which must have one.
@@ -161,14 +295,14 @@ impl Mysqld {
             .unwrap_or_else(|| panic!("no row from: {}", shortened(sql)))
     }
 
-    /// `@@global.gtid_executed`, without line breaks.
+    /// What the server has executed, as it states it: MySQL's GTID set, MariaDB's last GTID of each domain.
     pub async fn executed_gtid(&self) -> String {
-        executed_gtid(&mut self.root().await).await
+        executed_gtid(self.flavor, &mut self.root().await).await
     }
 
-    /// Whether one GTID set contains another, as the server sees it.
+    /// Whether one set of executed GTIDs contains another.
     pub async fn gtid_subset(&self, subset: &str, set: &str) -> bool {
-        gtid_subset(&mut self.root().await, subset, set).await
+        gtid_subset(self.flavor, &mut self.root().await, subset, set).await
     }
 
     // --- faults
@@ -208,11 +342,12 @@ impl Mysqld {
     /// [`start_again`](Self::start_again) with options that override the first ones, for this start only.
     pub async fn start_again_with(&self, options: &[&str]) {
         self.kill();
-        let mut command = server_command();
+        let mut command = self.flavor.server_command();
         command
             .arg(format!("--datadir={}", self.datadir().display()))
             .arg(format!("--port={}", self.port))
             .args(OPTIONS)
+            .args(self.flavor.options())
             .args(&self.options)
             .args(options);
         let process = Process::start("mysqld", command, &self.log_path());
@@ -262,17 +397,30 @@ impl Mysqld {
     }
 }
 
-/// `@@global.gtid_executed`, without line breaks.
-pub async fn executed_gtid(connection: &mut Conn) -> String {
+/// What the server has executed, without line breaks.
+pub async fn executed_gtid(flavor: Flavor, connection: &mut Conn) -> String {
+    let query = if flavor.is_mariadb() {
+        // Of each domain the last GTID in the binlog, which is what a replica that has read it all has.
+        "SELECT @@GLOBAL.gtid_binlog_pos"
+    } else {
+        "SELECT REPLACE(@@GLOBAL.gtid_executed, '\\n', '')"
+    };
     let executed: Option<String> = connection
-        .query_first("SELECT REPLACE(@@GLOBAL.gtid_executed, '\\n', '')")
+        .query_first(query)
         .await
-        .expect("gtid_executed can be read");
-    executed.expect("gtid_executed is one row")
+        .unwrap_or_else(|error| panic!("{query} failed: {error}"));
+    executed.expect("what was executed is one row")
 }
 
-/// Whether `set` contains `subset`, as the server sees it.
-pub async fn gtid_subset(connection: &mut Conn, subset: &str, set: &str) -> bool {
+/// Whether `set` contains `subset`: as the server sees it, or where the server has no function for that (MariaDB), by the
+/// rule that a GTID stands for all before it in its domain.
+pub async fn gtid_subset(flavor: Flavor, connection: &mut Conn, subset: &str, set: &str) -> bool {
+    if flavor.is_mariadb() {
+        let set = last_of_domains(set);
+        return last_of_domains(subset)
+            .iter()
+            .all(|(domain, last)| set.get(domain).is_some_and(|covered| covered >= last));
+    }
     let contained: Option<Option<bool>> = connection
         .exec_first("SELECT GTID_SUBSET(?, ?)", (subset, set))
         .await
@@ -282,56 +430,64 @@ pub async fn gtid_subset(connection: &mut Conn, subset: &str, set: &str) -> bool
     contained.flatten().expect("GTID_SUBSET answers")
 }
 
-fn server_command() -> Command {
-    let mut command = servers::guarded(&binaries().mysqld);
-    command.arg("--no-defaults");
-    if rustix::process::geteuid().is_root() {
-        // Without being told so, mysqld refuses to run as root.
-        command.arg("--user=root");
+/// MariaDB's `domain-server-sequence,…`: the highest sequence number of each domain.
+fn last_of_domains(position: &str) -> BTreeMap<u32, u64> {
+    let mut last = BTreeMap::new();
+    for gtid in position.split(',').filter(|gtid| !gtid.is_empty()) {
+        let parts: Vec<&str> = gtid.split('-').collect();
+        let [domain, _server, sequence] = parts[..] else {
+            panic!("{position:?} is no position of MariaDB");
+        };
+        let sequence: u64 = sequence.parse().expect("a sequence number");
+        let highest = last
+            .entry(domain.parse().expect("a domain"))
+            .or_insert(sequence);
+        *highest = sequence.max(*highest);
     }
-    command
+    last
 }
 
 /// An initialized data directory, made once per server version (3 s) and then copied for every start (0.2 s).
-fn template() -> PathBuf {
-    let version = Command::new(&binaries().mysqld)
+fn template(flavor: Flavor) -> PathBuf {
+    let server = flavor.program("mariadbd");
+    let version = Command::new(&server)
         .args(["--no-defaults", "--version"])
         .output()
-        .unwrap_or_else(|error| panic!("cannot run {}: {error}", binaries().mysqld.display()));
+        .unwrap_or_else(|error| panic!("cannot run {}: {error}", server.display()));
     let mut hasher = DefaultHasher::new();
-    (&version.stdout, ACCOUNTS).hash(&mut hasher);
-    let template = servers::target_tmp().join(format!("mysql-template-{:016x}", hasher.finish()));
+    (&version.stdout, flavor.accounts()).hash(&mut hasher);
+    let name = format!("{}-template-{:016x}", flavor.name(), hasher.finish());
+    let template = servers::target_tmp().join(name);
 
     // Tests start at the same time, in threads and in processes: one makes it, the others wait.
     fs::create_dir_all(servers::target_tmp()).expect("target/tmp can be made");
     let lock = File::create(template.with_extension("lock")).expect("a lock file in target/tmp");
     rustix::fs::flock(&lock, FlockOperation::LockExclusive).expect("the lock of the template");
     if !template.exists() {
-        let scratch = Scratch::new("mysql-template");
+        let scratch = Scratch::new("template");
         let (data, accounts, log) = (
             scratch.path().join("data"),
             scratch.path().join("accounts.sql"),
             scratch.path().join("log"),
         );
-        fs::write(&accounts, ACCOUNTS).expect("a file in target/tmp");
+        fs::write(&accounts, flavor.accounts()).expect("a file in target/tmp");
         let output = File::create(&log).expect("a log in target/tmp");
-        let status = server_command()
-            .arg("--initialize-insecure")
-            .arg(format!("--datadir={}", data.display()))
-            .arg(format!("--init-file={}", accounts.display()))
-            .arg("--loose-innodb-redo-log-capacity=64M")
+        let status = flavor
+            .initialize_command(&data, &accounts)
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a second handle of the log"))
             .stderr(output)
             .status()
-            .expect("mysqld starts");
+            .expect("the server's programs start");
         assert!(
             status.success(),
-            "mysqld --initialize-insecure failed: {status}\n{}",
+            "no data directory could be made: {status}\n{}",
             servers::tail(&log)
         );
-        // Each copy is a server of its own and makes its own UUID. Its certificates are copied: making them takes longer.
-        fs::remove_file(data.join("auto.cnf")).expect("auto.cnf is there");
+        if flavor == Flavor::Mysql {
+            // Each copy is a server of its own and makes its own UUID. Its certificates are copied: making them takes longer.
+            fs::remove_file(data.join("auto.cnf")).expect("auto.cnf is there");
+        }
         fs::rename(&data, &template).expect("the template gets its name");
     }
     template

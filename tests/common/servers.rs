@@ -28,52 +28,74 @@ pub struct Binaries {
     pub mongod: PathBuf,
 }
 
-/// The binaries named by `SDL_MYSQLD`, `SDL_MYSQL` and `SDL_MONGOD` (tests/run.sh sets them); else what
-/// `tests/servers.sh` finds or fetches, once per process, so that a plain `cargo test` works too.
 pub fn binaries() -> &'static Binaries {
     static BINARIES: LazyLock<Binaries> = LazyLock::new(|| {
-        let named = |name| {
-            std::env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
-        if let (Some(mysqld), Some(mysql), Some(mongod)) =
-            (named("SDL_MYSQLD"), named("SDL_MYSQL"), named("SDL_MONGOD"))
-        {
-            return Binaries {
-                mysqld,
-                mysql,
-                mongod,
-            };
-        }
-        // The answer is meant for a shell's eval, so a shell reads it: the quoting is its own.
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers.sh");
-        let output = Command::new("bash")
-            .args(["-c", r#"set -eu; answer=$("$0"); eval "$answer"; printf '%s\n' "$SDL_MYSQLD" "$SDL_MYSQL" "$SDL_MONGOD""#])
-            .arg(script)
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap_or_else(|error| panic!("cannot run bash for {script}: {error}"));
-        assert!(
-            output.status.success(),
-            "{script} failed: {}",
-            output.status
-        );
-        let answer = String::from_utf8(output.stdout).expect("paths in UTF-8");
-        let mut lines = answer.lines().map(PathBuf::from);
-        let mut next = || {
-            lines
-                .next()
-                .unwrap_or_else(|| panic!("{script} named too few servers: {answer:?}"))
-        };
+        let [mysqld, mysql, mongod] = locate(&[], ["SDL_MYSQLD", "SDL_MYSQL", "SDL_MONGOD"]);
         Binaries {
-            mysqld: next(),
-            mysql: next(),
-            mongod: next(),
+            mysqld,
+            mysql,
+            mongod,
         }
     });
     &BINARIES
+}
+
+/// The directories of MariaDB's programs, which only the tests that need them ask for.
+#[derive(Debug)]
+pub struct MariadbBinaries {
+    pub mariadb_10: PathBuf,
+    pub mariadb_11: PathBuf,
+}
+
+pub fn mariadb_binaries() -> &'static MariadbBinaries {
+    static BINARIES: LazyLock<MariadbBinaries> = LazyLock::new(|| {
+        let [mariadb_10, mariadb_11] = locate(&["--mariadb"], ["SDL_MARIADB_10", "SDL_MARIADB_11"]);
+        MariadbBinaries {
+            mariadb_10,
+            mariadb_11,
+        }
+    });
+    &BINARIES
+}
+
+/// What the named variables say (tests/run.sh sets them); where one is not set, what `tests/servers.sh` finds or fetches,
+/// so that a plain `cargo test` works too.
+fn locate<const COUNT: usize>(arguments: &[&str], names: [&str; COUNT]) -> [PathBuf; COUNT] {
+    let named = names.map(|name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    });
+    if named.iter().all(Option::is_some) {
+        return named.map(Option::unwrap_or_default);
+    }
+    // The answer is meant for a shell's eval, so a shell reads it: the quoting is its own.
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers.sh");
+    let printed = names.map(|name| format!("\"${name}\"")).join(" ");
+    let output = Command::new("bash")
+        .arg("-c")
+        .arg(format!(
+            r#"set -eu; answer=$("$0" "$@"); eval "$answer"; printf '%s\n' {printed}"#
+        ))
+        .arg(script)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run bash for {script}: {error}"));
+    assert!(
+        output.status.success(),
+        "{script} failed: {}",
+        output.status
+    );
+    let answer = String::from_utf8(output.stdout).expect("paths in UTF-8");
+    let mut lines = answer.lines().filter(|line| !line.is_empty());
+    names.map(|name| {
+        lines
+            .next()
+            .map(PathBuf::from)
+            .unwrap_or_else(|| panic!("{script} did not name {name}: {answer:?}"))
+    })
 }
 
 /// A process that is killed when this value is dropped, and by the kernel when the test process dies in any way.
