@@ -2,7 +2,7 @@
 //! and skips nothing.
 //!
 //! Purged binlogs, a reset, another server behind the same address, one that lacks transactions of somebody else: each of
-//! them would be streamed by MySQL without a word, from wherever it can. Each is met twice: at a start, and by a daemon that
+//! them would be streamed by a server without a word, from wherever it can. Each is met twice: at a start, and by a daemon that
 //! is running and comes back after a cut. The first position (START_FROM) is here too: it is chosen once, and kept.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -10,7 +10,11 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Daemon, Mongod, Mysqld, Settings, Signal, caught_up, fold, mongo, wait_until};
+use common::servers::free_port;
+use common::{
+    Daemon, Flavor, Mongod, Mysqld, Settings, Signal, caught_up, fold, mongo, on_both_flavors,
+    wait_until,
+};
 use mongodb::bson::Document;
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
@@ -27,8 +31,8 @@ const TABLE: &str = "shop.t";
 const CREATE: &str =
     "CREATE DATABASE shop; CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(20))";
 
-async fn start_mysqld() -> Mysqld {
-    let mysqld = Mysqld::start().await;
+async fn start_mysqld(flavor: Flavor) -> Mysqld {
+    let mysqld = Mysqld::start_as(flavor, &[]).await;
     mysqld.exec(CREATE).await;
     insert(&mysqld, 3).await;
     mysqld
@@ -93,75 +97,180 @@ async fn assert_start_is_refused(mongod: &Mongod, settings: &Settings, parts: &[
     }
 }
 
-/// The number of transactions of the server's own that it has executed.
-async fn last_own_gno(mysqld: &Mysqld) -> u64 {
-    let executed = mysqld.executed_gtid().await;
-    let own = server_uuid(mysqld).await;
-    let set = executed
-        .split(',')
-        .find(|set| set.starts_with(&own))
-        .unwrap_or_default();
-    set.rsplit(['-', ':'])
-        .next()
-        .and_then(|last| last.parse().ok())
-        .expect("a set such as uuid:1-5")
+/// The transactions that a server has written itself, all in one row, and how a refusal names them.
+struct Own {
+    flavor: Flavor,
+    /// MySQL: the server's UUID. MariaDB: domain and server id.
+    name: String,
+    /// The number of the newest.
+    last: u64,
 }
 
-async fn server_uuid(mysqld: &Mysqld) -> String {
-    mysqld.query_one("SELECT @@server_uuid").await
+impl Own {
+    async fn of(mysqld: &Mysqld) -> Self {
+        let flavor = mysqld.flavor();
+        let name: String = mysqld
+            .query_one(if flavor.is_mariadb() {
+                "SELECT CONCAT(@@gtid_domain_id, '-', @@server_id)"
+            } else {
+                "SELECT @@server_uuid"
+            })
+            .await;
+        let executed = mysqld.executed_gtid().await;
+        let last = executed
+            .split(',')
+            .find(|part| part.starts_with(&name))
+            .and_then(|part| part.rsplit(['-', ':']).next()?.parse().ok())
+            .expect("a set such as uuid:1-5 or 0-1-5");
+        Self { flavor, name, last }
+    }
+
+    /// All up to a number, as a setting or a statement takes it.
+    fn up_to(&self, last: u64) -> String {
+        let name = &self.name;
+        if self.flavor.is_mariadb() {
+            format!("{name}-{last}")
+        } else {
+            format!("{name}:1-{last}")
+        }
+    }
+
+    /// What the server no longer has.
+    fn purged(&self, first: u64, last: u64) -> String {
+        let name = &self.name;
+        if self.flavor.is_mariadb() {
+            format!(
+                "the transactions after {name}-{} up to {name}-{last}",
+                first - 1
+            )
+        } else if first == last {
+            format!("1 transaction(s), {name}:{first};")
+        } else {
+            format!(
+                "{} transaction(s), {name}:{first}-{last};",
+                last - first + 1
+            )
+        }
+    }
+
+    /// What the server does not know, though it is recorded. MariaDB's newest transaction stands for those before it.
+    fn unknown(&self, first: u64, last: u64) -> String {
+        if self.flavor.is_mariadb() {
+            format!("transaction(s) {}-{last};", self.name)
+        } else {
+            self.purged(first, last)
+        }
+    }
 }
 
 /// Everything that a client wrote so far goes to binlogs that are no longer there.
-const PURGE: &str = "FLUSH BINARY LOGS; PURGE BINARY LOGS BEFORE '2037-01-01'";
+async fn purge(mysqld: &Mysqld) {
+    mysqld.exec("FLUSH BINARY LOGS").await;
+    wait_until("one binlog is left", SOON, async || {
+        // MariaDB keeps a binlog until InnoDB has on disk what is in it, which is not yet so as soon as it is closed.
+        mysqld.exec("PURGE BINARY LOGS BEFORE '2037-01-01'").await;
+        mysqld.query::<Row>("SHOW BINARY LOGS").await.len() == 1
+    })
+    .await;
+}
+
+/// The server begins its binlog anew.
+async fn reset(mysqld: &Mysqld) {
+    mysqld.exec(reset_statement(mysqld.flavor())).await;
+}
+
+fn reset_statement(flavor: Flavor) -> &'static str {
+    if flavor.is_mariadb() {
+        "RESET MASTER"
+    } else {
+        "RESET BINARY LOGS AND GTIDS"
+    }
+}
+
+/// A server at `port` that was made from a backup: it has executed `set`, and nothing of it is in its binlog.
+async fn restored_at(flavor: Flavor, port: u16, set: &str) -> Mysqld {
+    // As members of one replication they have different server ids.
+    let mysqld = Mysqld::start_as_at(flavor, port, &["--server-id=2"]).await;
+    if flavor.is_mariadb() {
+        mysqld
+            .exec(format!("SET GLOBAL gtid_binlog_state = '{set}'"))
+            .await;
+        // So that the first binlog says where it begins.
+        purge(&mysqld).await;
+    } else {
+        mysqld
+            .exec(format!("SET GLOBAL gtid_purged = '{set}'"))
+            .await;
+    }
+    mysqld
+}
+
+on_both_flavors! {
+    binlogs_purged_past_the_offset_while_the_daemon_is_down_are_a_gap,
+    a_gap_of_one_transaction_is_found_too,
+    binlogs_purged_while_a_running_daemon_is_cut_off_are_a_gap,
+    binlogs_purged_while_mysql_restarts_under_a_running_daemon_are_a_gap,
+    a_purge_of_transactions_that_the_filters_leave_out_is_no_gap,
+    a_reset_while_the_daemon_is_down_is_refused,
+    a_reset_under_a_running_daemon_is_refused,
+    a_reset_under_a_running_daemon_that_is_followed_by_many_transactions_is_refused,
+    a_reset_whose_new_transactions_outnumber_the_recorded_ones_is_refused,
+    another_server_behind_the_same_address_is_refused,
+    a_server_restored_from_an_older_backup_is_refused,
+    a_server_that_lacks_transactions_of_somebody_else_is_refused,
+    a_promoted_replica_that_has_everything_is_read_on,
+    start_from_current_records_what_comes_and_nothing_before,
+    start_from_earliest_records_what_the_server_still_has,
+    start_from_a_gtid_set_records_exactly_what_is_behind_it,
+    start_from_a_gtid_set_that_the_server_cannot_serve_is_refused,
+    the_first_position_is_saved_before_anything_is_read,
+}
 
 // --- purged binlogs
 
-#[tokio::test]
-async fn binlogs_purged_past_the_offset_while_the_daemon_is_down_are_a_gap() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn binlogs_purged_past_the_offset_while_the_daemon_is_down_are_a_gap(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod);
     read_all_and_stop(&mysqld, mongod, &settings).await;
-    let (uuid, last) = (server_uuid(&mysqld).await, last_own_gno(&mysqld).await);
+    let own = Own::of(&mysqld).await;
     insert(&mysqld, 4).await;
-    mysqld.exec(PURGE).await;
+    purge(&mysqld).await;
     insert(&mysqld, 2).await;
-    let missing = format!("4 transaction(s), {uuid}:{}-{};", last + 1, last + 4);
+    let missing = own.purged(own.last + 1, own.last + 4);
     assert_start_is_refused(mongod, &settings, &["binlog gap", &missing]).await;
 }
 
-#[tokio::test]
-async fn a_gap_of_one_transaction_is_found_too() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn a_gap_of_one_transaction_is_found_too(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod);
     read_all_and_stop(&mysqld, mongod, &settings).await;
-    let (uuid, last) = (server_uuid(&mysqld).await, last_own_gno(&mysqld).await);
+    let own = Own::of(&mysqld).await;
     insert(&mysqld, 1).await;
-    mysqld.exec(PURGE).await;
+    purge(&mysqld).await;
     assert_start_is_refused(
         mongod,
         &settings,
-        &["binlog gap", &format!(": {uuid}:{};", last + 1)],
+        &["binlog gap", &own.purged(own.last + 1, own.last + 1)],
     )
     .await;
 }
 
 /// The connection is cut while the daemon stands still, so that it has not read what is purged meanwhile.
-#[tokio::test]
-async fn binlogs_purged_while_a_running_daemon_is_cut_off_are_a_gap() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn binlogs_purged_while_a_running_daemon_is_cut_off_are_a_gap(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod);
     let daemon = Daemon::start(&settings);
     daemon.wait_for_log(STREAMING, SOON).await;
     caught_up(&mysqld, mongod, settings.database()).await;
-    let (uuid, last) = (server_uuid(&mysqld).await, last_own_gno(&mysqld).await);
+    let own = Own::of(&mysqld).await;
     let before = recorded(mongod, settings.database()).await;
     daemon.signal(Signal::STOP);
     kill_dump_threads(&mysqld).await;
     insert(&mysqld, 4).await;
-    mysqld.exec(PURGE).await;
+    purge(&mysqld).await;
     insert(&mysqld, 2).await;
     daemon.signal(Signal::CONT);
-    let missing = format!("{uuid}:{}-{};", last + 1, last + 4);
+    let missing = own.purged(own.last + 1, own.last + 4);
     assert_refuses(&daemon, &["binlog gap", &missing]).await;
     assert_eq!(
         recorded(mongod, settings.database()).await,
@@ -171,26 +280,36 @@ async fn binlogs_purged_while_a_running_daemon_is_cut_off_are_a_gap() {
 }
 
 /// The server restarts, writes and purges before it lets anybody in.
-#[tokio::test]
-async fn binlogs_purged_while_mysql_restarts_under_a_running_daemon_are_a_gap() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn binlogs_purged_while_mysql_restarts_under_a_running_daemon_are_a_gap(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod);
     let daemon = Daemon::start(&settings);
     daemon.wait_for_log(STREAMING, SOON).await;
     caught_up(&mysqld, mongod, settings.database()).await;
-    let (uuid, last) = (server_uuid(&mysqld).await, last_own_gno(&mysqld).await);
+    let own = Own::of(&mysqld).await;
     let before = recorded(mongod, settings.database()).await;
     mysqld.kill();
     let script = mysqld.datadir().join("before-anybody.sql");
+    let purge = if flavor.is_mariadb() {
+        // MariaDB keeps a binlog until InnoDB has on disk what is in it: as often as it takes.
+        "BEGIN NOT ATOMIC REPEAT PURGE BINARY LOGS BEFORE '2037-01-01'; \
+         UNTIL BINLOG_GTID_POS('binlog.000001', 4) IS NULL AND BINLOG_GTID_POS('binlog.000002', 4) IS NULL END REPEAT; END"
+    } else {
+        "PURGE BINARY LOGS BEFORE '2037-01-01'"
+    };
     std::fs::write(
         &script,
-        "INSERT INTO shop.t (v) VALUES ('unseen');\nFLUSH BINARY LOGS;\nPURGE BINARY LOGS BEFORE '2037-01-01';\n",
+        format!("INSERT INTO shop.t (v) VALUES ('unseen');\nFLUSH BINARY LOGS;\n{purge};\n"),
     )
     .expect("a file in target/tmp");
     mysqld
         .start_again_with(&[&format!("--init-file={}", script.display())])
         .await;
-    assert_refuses(&daemon, &["binlog gap", &format!("{uuid}:{}", last + 1)]).await;
+    assert_refuses(
+        &daemon,
+        &["binlog gap", &own.purged(own.last + 1, own.last + 1)],
+    )
+    .await;
     assert_eq!(
         recorded(mongod, settings.database()).await,
         before,
@@ -199,12 +318,11 @@ async fn binlogs_purged_while_mysql_restarts_under_a_running_daemon_are_a_gap() 
 }
 
 /// The offset follows transactions that leave no document, or a purge would overtake it.
-#[tokio::test]
-async fn a_purge_of_transactions_that_the_filters_leave_out_is_no_gap() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn a_purge_of_transactions_that_the_filters_leave_out_is_no_gap(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod).set("INCLUDE_REGEX", r"^shop\.audited$");
     read_all_and_stop(&mysqld, mongod, &settings).await;
-    mysqld.exec(PURGE).await;
+    purge(&mysqld).await;
     mysqld
         .exec("CREATE TABLE shop.audited (id INT PRIMARY KEY); INSERT INTO shop.audited VALUES (1)")
         .await;
@@ -216,17 +334,16 @@ async fn a_purge_of_transactions_that_the_filters_leave_out_is_no_gap() {
 
 // --- reset
 
-#[tokio::test]
-async fn a_reset_while_the_daemon_is_down_is_refused() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn a_reset_while_the_daemon_is_down_is_refused(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod);
     read_all_and_stop(&mysqld, mongod, &settings).await;
-    let (uuid, last) = (server_uuid(&mysqld).await, last_own_gno(&mysqld).await);
-    mysqld.exec("RESET BINARY LOGS AND GTIDS").await;
+    let own = Own::of(&mysqld).await;
+    reset(&mysqld).await;
     assert_start_is_refused(
         mongod,
         &settings,
-        &["behind the saved position", &format!("{uuid}:1-{last};")],
+        &["behind the saved position", &own.unknown(1, own.last)],
     )
     .await;
     // Some of the numbers are given a second time.
@@ -234,28 +351,26 @@ async fn a_reset_while_the_daemon_is_down_is_refused() {
     assert_start_is_refused(
         mongod,
         &settings,
-        &["behind the saved position", &format!("{uuid}:3-{last};")],
+        &["behind the saved position", &own.unknown(3, own.last)],
     )
     .await;
 }
 
 /// The server says nothing of it to a replica that is connected: its dump sends heartbeats, and nothing else until the new
 /// binlog is longer than the old one was.
-#[tokio::test]
-async fn a_reset_under_a_running_daemon_is_refused() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn a_reset_under_a_running_daemon_is_refused(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod);
     let daemon = Daemon::start(&settings);
     daemon.wait_for_log(STREAMING, SOON).await;
     caught_up(&mysqld, mongod, settings.database()).await;
-    let last = last_own_gno(&mysqld).await;
+    let own = Own::of(&mysqld).await;
     let before = recorded(mongod, settings.database()).await;
-    mysqld.exec("RESET BINARY LOGS AND GTIDS").await;
+    reset(&mysqld).await;
     insert(&mysqld, 2).await;
-    let uuid = server_uuid(&mysqld).await;
     assert_refuses(
         &daemon,
-        &["behind the saved position", &format!("{uuid}:3-{last};")],
+        &["behind the saved position", &own.unknown(3, own.last)],
     )
     .await;
     assert_eq!(
@@ -266,20 +381,21 @@ async fn a_reset_under_a_running_daemon_is_refused() {
 }
 
 /// Cut off by the reset in the end, the daemon comes back to a server that has given every recorded name a second time.
-#[tokio::test]
-async fn a_reset_under_a_running_daemon_that_is_followed_by_many_transactions_is_refused() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn a_reset_under_a_running_daemon_that_is_followed_by_many_transactions_is_refused(
+    flavor: Flavor,
+) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod);
     let daemon = Daemon::start(&settings);
     daemon.wait_for_log(STREAMING, SOON).await;
     caught_up(&mysqld, mongod, settings.database()).await;
-    let uuid = server_uuid(&mysqld).await;
-    let last = usize::try_from(last_own_gno(&mysqld).await).expect("a small number");
+    let own = Own::of(&mysqld).await;
     let before = recorded(mongod, settings.database()).await;
-    mysqld.exec("RESET BINARY LOGS AND GTIDS").await;
-    insert(&mysqld, last + 20).await;
+    next_second(&mysqld).await;
+    reset(&mysqld).await;
+    insert(&mysqld, own.last as usize + 20).await;
     // By the missing names, or by the first one that it meets a second time: that depends on when it came back.
-    assert_refuses(&daemon, &[&format!("{uuid}:")]).await;
+    assert_refuses(&daemon, &[&own.name]).await;
     assert_eq!(
         recorded(mongod, settings.database()).await,
         before,
@@ -289,24 +405,27 @@ async fn a_reset_under_a_running_daemon_that_is_followed_by_many_transactions_is
 
 /// The trap of GTIDs: after a reset the server gives the same names to other transactions. Once it has given as many as are
 /// recorded, its set contains the saved one, and only the binlog itself can tell.
-#[tokio::test]
-async fn a_reset_whose_new_transactions_outnumber_the_recorded_ones_is_refused() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn a_reset_whose_new_transactions_outnumber_the_recorded_ones_is_refused(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod);
     read_all_and_stop(&mysqld, mongod, &settings).await;
-    let uuid = server_uuid(&mysqld).await;
-    let last = usize::try_from(last_own_gno(&mysqld).await).expect("a small number");
-    mysqld.exec("RESET BINARY LOGS AND GTIDS").await;
-    insert(&mysqld, last + 5).await;
-    let reused = format!("another history than the recorded one: transaction {uuid}:{last} ");
-    assert_start_is_refused(mongod, &settings, &[&reused, "RESET BINARY LOGS AND GTIDS"]).await;
+    let own = Own::of(&mysqld).await;
+    next_second(&mysqld).await;
+    reset(&mysqld).await;
+    insert(&mysqld, own.last as usize + 5).await;
+    let last = if flavor.is_mariadb() {
+        own.up_to(own.last)
+    } else {
+        format!("{}:{}", own.name, own.last)
+    };
+    let reused = format!("another history than the recorded one: transaction {last} ");
+    assert_start_is_refused(mongod, &settings, &[&reused, reset_statement(flavor)]).await;
 }
 
 // --- another server
 
-#[tokio::test]
-async fn another_server_behind_the_same_address_is_refused() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn another_server_behind_the_same_address_is_refused(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod);
     let daemon = Daemon::start(&settings);
     daemon.wait_for_log(STREAMING, SOON).await;
@@ -314,7 +433,7 @@ async fn another_server_behind_the_same_address_is_refused() {
     let executed = mysqld.executed_gtid().await;
     let before = recorded(mongod, settings.database()).await;
     mysqld.kill();
-    let other = Mysqld::start_at(mysqld.port(), &[]).await;
+    let other = Mysqld::start_as_at(flavor, mysqld.port(), &["--server-id=2"]).await;
     other.exec(CREATE).await;
     insert(&other, 20).await;
     // By the daemon that was running, and by the next start.
@@ -337,52 +456,55 @@ async fn another_server_behind_the_same_address_is_refused() {
 }
 
 /// A server restored from a backup that is older than the offset.
-#[tokio::test]
-async fn a_server_restored_from_an_older_backup_is_refused() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn a_server_restored_from_an_older_backup_is_refused(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod);
     read_all_and_stop(&mysqld, mongod, &settings).await;
-    let (uuid, last) = (server_uuid(&mysqld).await, last_own_gno(&mysqld).await);
+    let own = Own::of(&mysqld).await;
     mysqld.stop().await;
-    let restored = Mysqld::start_at(mysqld.port(), &[]).await;
-    restored
-        .exec(format!("SET GLOBAL gtid_purged = '{uuid}:1-{}'", last - 2))
-        .await;
+    let restored = restored_at(flavor, mysqld.port(), &own.up_to(own.last - 2)).await;
     restored.exec(CREATE).await;
-    let missing = format!("2 transaction(s), {uuid}:{}-{last};", last - 1);
+    let missing = own.unknown(own.last - 1, own.last);
     assert_start_is_refused(mongod, &settings, &["behind the saved position", &missing]).await;
 }
 
-/// MySQL itself only notices missing transactions that carry its own UUID (field notes); these carry somebody else's.
-#[tokio::test]
-async fn a_server_that_lacks_transactions_of_another_servers_uuid_is_refused() {
+/// MySQL itself only notices missing transactions that carry its own UUID (field notes); these carry somebody else's. In
+/// MariaDB they are in another domain.
+async fn a_server_that_lacks_transactions_of_somebody_else_is_refused(flavor: Flavor) {
     const ERRANT: &str = "11111111-2222-3333-4444-555555555555";
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod);
-    let uuid = server_uuid(&mysqld).await;
+    let (next, back, missing) = if flavor.is_mariadb() {
+        (
+            "gtid_domain_id = 77".to_owned(),
+            "gtid_domain_id = 0",
+            "transaction(s) 77-1-1;".to_owned(),
+        )
+    } else {
+        (
+            format!("gtid_next = '{ERRANT}:1'"),
+            "gtid_next = 'AUTOMATIC'",
+            format!("1 transaction(s), {ERRANT}:1;"),
+        )
+    };
     mysqld
         .exec(format!(
-            "SET gtid_next = '{ERRANT}:1'; INSERT INTO shop.t (v) VALUES ('errant'); SET gtid_next = 'AUTOMATIC'"
+            "SET SESSION {next}; INSERT INTO shop.t (v) VALUES ('errant'); SET SESSION {back}"
         ))
         .await;
     insert(&mysqld, 1).await;
     read_all_and_stop(&mysqld, mongod, &settings).await;
-    let last = last_own_gno(&mysqld).await;
+    let own = Own::of(&mysqld).await;
     mysqld.stop().await;
-    let promoted = Mysqld::start_at(mysqld.port(), &[]).await;
-    promoted
-        .exec(format!("SET GLOBAL gtid_purged = '{uuid}:1-{last}'"))
-        .await;
+    let promoted = restored_at(flavor, mysqld.port(), &own.up_to(own.last)).await;
     promoted.exec(CREATE).await;
     insert(&promoted, 2).await;
-    let missing = format!("1 transaction(s), {ERRANT}:1;");
     assert_start_is_refused(mongod, &settings, &["behind the saved position", &missing]).await;
 }
 
 /// The counterpart: a promoted replica that has everything is the same source.
-#[tokio::test]
-async fn a_promoted_replica_that_has_everything_is_read_on() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn a_promoted_replica_that_has_everything_is_read_on(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod);
     let daemon = Daemon::start(&settings);
     daemon.wait_for_log(STREAMING, SOON).await;
@@ -390,11 +512,8 @@ async fn a_promoted_replica_that_has_everything_is_read_on() {
     let executed = mysqld.executed_gtid().await;
     stop(&daemon).await;
     mysqld.kill();
-    let promoted = Mysqld::start_with(&[]).await;
+    let promoted = restored_at(flavor, free_port(), &executed).await;
     promoted.exec(format!("SET SESSION sql_log_bin = 0; {CREATE}; INSERT INTO shop.t (v) VALUES ('row'), ('row'), ('row')")).await;
-    promoted
-        .exec(format!("SET GLOBAL gtid_purged = '{executed}'"))
-        .await;
     // Failover moves the address; the source keeps its name.
     let settings = settings
         .set("SOURCE_ID", format!("mysql://{}", mysqld.addr()))
@@ -411,9 +530,8 @@ async fn a_promoted_replica_that_has_everything_is_read_on() {
 
 // --- the first position
 
-#[tokio::test]
-async fn start_from_current_records_what_comes_and_nothing_before() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn start_from_current_records_what_comes_and_nothing_before(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod).set("START_FROM", "current");
     let daemon = Daemon::start(&settings);
     daemon
@@ -434,10 +552,9 @@ async fn start_from_current_records_what_comes_and_nothing_before() {
     );
 }
 
-#[tokio::test]
-async fn start_from_earliest_records_what_the_server_still_has() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
-    mysqld.exec(PURGE).await;
+async fn start_from_earliest_records_what_the_server_still_has(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
+    purge(&mysqld).await;
     mysqld
         .exec("CREATE TABLE shop.kept (id INT PRIMARY KEY); INSERT INTO shop.kept VALUES (1), (2)")
         .await;
@@ -453,9 +570,8 @@ async fn start_from_earliest_records_what_the_server_still_has() {
     );
 }
 
-#[tokio::test]
-async fn start_from_a_gtid_set_records_exactly_what_is_behind_it() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn start_from_a_gtid_set_records_exactly_what_is_behind_it(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let before = mysqld.executed_gtid().await;
     mysqld.exec("CREATE TABLE shop.behind (id INT PRIMARY KEY); INSERT INTO shop.behind VALUES (1), (2)").await;
     let settings = Settings::new(&mysqld, mongod).set("START_FROM", &before);
@@ -471,21 +587,20 @@ async fn start_from_a_gtid_set_records_exactly_what_is_behind_it() {
 }
 
 /// A position that the server does not have, or no longer has, is refused before anything is written.
-#[tokio::test]
-async fn start_from_a_gtid_set_that_the_server_cannot_serve_is_refused() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
-    let (uuid, last) = (server_uuid(&mysqld).await, last_own_gno(&mysqld).await);
-    mysqld.exec(PURGE).await;
+async fn start_from_a_gtid_set_that_the_server_cannot_serve_is_refused(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
+    let own = Own::of(&mysqld).await;
+    purge(&mysqld).await;
     let cases = [
         (
-            format!("{uuid}:1-{}", last + 7),
+            own.up_to(own.last + 7),
             "behind the saved position",
-            format!("{uuid}:{}-{};", last + 1, last + 7),
+            own.unknown(own.last + 1, own.last + 7),
         ),
         (
-            format!("{uuid}:1-{}", last - 1),
+            own.up_to(own.last - 1),
             "binlog gap",
-            format!("{uuid}:{last};"),
+            own.purged(own.last, own.last),
         ),
     ];
     for (start, what, missing) in cases {
@@ -501,9 +616,8 @@ async fn start_from_a_gtid_set_that_the_server_cannot_serve_is_refused() {
 }
 
 /// Killed as soon as the position is there: whatever happens before the next start is recorded.
-#[tokio::test]
-async fn the_first_position_is_saved_before_anything_is_read() {
-    let (mysqld, mongod) = tokio::join!(start_mysqld(), Mongod::shared());
+async fn the_first_position_is_saved_before_anything_is_read(flavor: Flavor) {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(flavor), Mongod::shared());
     let settings = Settings::new(&mysqld, mongod).set("START_FROM", "current");
     let daemon = Daemon::start(&settings);
     let database = mongod.database(settings.database()).await;
@@ -524,6 +638,13 @@ async fn the_first_position_is_saved_before_anything_is_read() {
 }
 
 // --- helpers
+
+/// Waits until the server's clock shows another second than at its last commit: MariaDB has no finer time of a commit.
+async fn next_second(mysqld: &Mysqld) {
+    let now = async || -> u64 { mysqld.query_one("SELECT UNIX_TIMESTAMP()").await };
+    let before = now().await;
+    wait_until("the next second", SOON, async || now().await > before).await;
+}
 
 /// Cuts every replica off, as `KILL` by a DBA does; there must be one.
 async fn kill_dump_threads(mysqld: &Mysqld) {

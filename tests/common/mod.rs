@@ -24,7 +24,7 @@
 //! Helpers panic with a message instead of returning errors: in a test there is nobody to handle them.
 
 // Each test crate uses a part of the harness only, and a helper that panics is a test that fails.
-#![allow(dead_code, unused_imports, unreachable_pub)]
+#![allow(dead_code, unused_imports, unused_macros, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod audit;
@@ -41,6 +41,38 @@ pub use daemon::{Daemon, Settings};
 pub use mongo::Mongod;
 pub use mysql::{Flavor, Mysqld};
 pub use rustix::process::Signal;
+
+/// Makes tests out of functions that take the [`Flavor`]: `on_mysql::name`, `on_mariadb::name`, with the same assertions.
+macro_rules! on_both_flavors {
+    ($($name:ident),+ $(,)?) => {
+        $crate::common::on_flavor! { on_mysql, Mysql, $($name),+ }
+        $crate::common::on_flavor! { on_mariadb, Mariadb10, $($name),+ }
+    };
+}
+pub(crate) use on_both_flavors;
+
+/// [`on_both_flavors`], and on the newer MariaDB too.
+macro_rules! on_every_server {
+    ($($name:ident),+ $(,)?) => {
+        $crate::common::on_both_flavors! { $($name),+ }
+        $crate::common::on_flavor! { on_mariadb_11, Mariadb11, $($name),+ }
+    };
+}
+pub(crate) use on_every_server;
+
+macro_rules! on_flavor {
+    ($module:ident, $flavor:ident, $($name:ident),+) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name($crate::common::Flavor::$flavor).await;
+                }
+            )+
+        }
+    };
+}
+pub(crate) use on_flavor;
 
 /// How often a condition is looked at again.
 pub const POLL: Duration = Duration::from_millis(20);
