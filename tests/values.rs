@@ -1,12 +1,12 @@
 //! Values: what stands in the audit documents is what SELECT returns, for every type, and for every value that a type has.
 //!
 //! Rows of random values, extremes and NULLs among them, are inserted, updated and deleted on a real server while the daemon
-//! runs. MySQL itself is asked for each value as text, and the text is compared with the stored BSON value by rules of the
+//! runs. The server itself is asked for each value as text, and the text is compared with the stored BSON value by rules of the
 //! test's own. The images of one row meet every state: `after` of the insert, `before` and `after` of the update, `before`
 //! of the delete. A failure prints the seed; `SDL_SEED` repeats it.
 //!
 //! Next to it: every code of every character set against MySQL's own conversion; JSON that came as changes
-//! (`binlog_row_value_options=PARTIAL_JSON`); an independent decoder, mysql_cdc, on the types that it supports, and what it
+//! (`binlog_row_value_options=PARTIAL_JSON`, MySQL only); an independent decoder, mysql_cdc, on the types that it supports, and what it
 //! drops (docs/decisions.md).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use columns::{Column, tables};
-use common::{Daemon, Mongod, Mysqld, Settings, caught_up_within, mongo};
+use common::{Daemon, Flavor, Mongod, Mysqld, Settings, caught_up_within, mongo, on_every_server};
 use fastrand::Rng;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mysql_async::prelude::Queryable;
@@ -102,7 +102,7 @@ async fn run(connection: &mut Conn, sql: &str) {
     connection
         .query_drop(sql)
         .await
-        .unwrap_or_else(|error| panic!("MySQL refused: {error}\nin: {shortened}"));
+        .unwrap_or_else(|error| panic!("the server refused: {error}\nin: {shortened}"));
 }
 
 /// The values of one row as SQL, in the order of the columns.
@@ -233,13 +233,14 @@ fn differences(columns: &[Column], texts: &Texts, image: &Document) -> Vec<Strin
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_value_of_every_type_is_what_select_returns() {
+on_every_server! { every_value_of_every_type_is_what_select_returns }
+
+async fn every_value_of_every_type_is_what_select_returns(flavor: Flavor) {
     let seed = seed();
     let mut random = Rng::with_seed(seed);
-    let mysqld = Mysqld::start_with(&["--explicit-defaults-for-timestamp=ON"]).await;
+    let mysqld = Mysqld::start_as(flavor, &["--explicit-defaults-for-timestamp=ON"]).await;
     mysqld.exec("CREATE DATABASE v").await;
-    let tables = tables(&mut mysqld.root().await).await;
+    let tables = tables(flavor, &mut mysqld.root().await).await;
     let mut inserted = BTreeMap::new();
     let mut updated = BTreeMap::new();
     let stored = stored_rows(&mysqld, "v", async |connection: &mut Conn| {

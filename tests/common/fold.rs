@@ -196,6 +196,12 @@ fn apply_ddl(tables: &mut Tables, change: &Document) -> Result<(), String> {
         (Some("TRUNCATE"), _) => {
             tables.remove(&name(rest.first().ok_or("truncate of nothing")?));
         }
+        // CREATE OR REPLACE TABLE, MariaDB
+        (Some("CREATE"), Some("OR")) => {
+            let table = rest.get(2).ok_or("a replacement of nothing")?;
+            let table = table.split('(').next().unwrap_or(table);
+            tables.remove(&name(table));
+        }
         (Some("DROP"), Some("TABLE" | "TABLES")) => {
             rest.iter().filter(|word| **word != ",").for_each(|word| {
                 tables.remove(&name(word));

@@ -1,6 +1,7 @@
-//! The columns of the property test: for each type how to make a random value, how to ask MySQL for it as text, and what
+//! The columns of the property test: for each type how to make a random value, how to ask the server for it as text, and what
 //! BSON value that text stands for.
 
+use super::common::Flavor;
 use fastrand::Rng;
 use mongodb::bson::{Bson, Decimal128};
 use mysql_async::Conn;
@@ -272,14 +273,23 @@ pub(crate) fn datetime_text(random: &mut Rng, digits: usize) -> String {
     }
 }
 
-fn timestamp_text(random: &mut Rng, digits: usize) -> String {
+/// A TIMESTAMP of the newer MariaDB has 32 bits for the seconds, all others 31.
+fn newest_timestamp(flavor: Flavor) -> (u32, &'static str) {
+    if flavor == Flavor::Mariadb11 {
+        (2106, "2106-02-07 06:28:15")
+    } else {
+        (2038, "2038-01-19 03:14:07")
+    }
+}
+
+fn timestamp_text(random: &mut Rng, digits: usize, newest: (u32, &str)) -> String {
     match random.u8(..12) {
         0 => "0000-00-00 00:00:00".to_owned(),
         1 => format!("1970-01-01 00:00:01{}", fraction(random, digits)),
-        2 => "2038-01-19 03:14:07".to_owned(),
+        2 => newest.1.to_owned(),
         _ => format!(
             "{:04}-{:02}-{:02} {:02}:{:02}:{:02}{}",
-            random.u32(1971..2038),
+            random.u32(1971..newest.0),
             random.u32(1..13),
             random.u32(1..29),
             random.u32(..24),
@@ -411,12 +421,15 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
 // --- the tables
 
 /// The tables by name.
-pub(crate) async fn tables(connection: &mut Conn) -> Vec<(&'static str, Vec<Column>)> {
+pub(crate) async fn tables(
+    flavor: Flavor,
+    connection: &mut Conn,
+) -> Vec<(&'static str, Vec<Column>)> {
     vec![
         ("numbers", numbers()),
-        ("times", times()),
+        ("times", times(flavor)),
         ("texts", texts(connection).await),
-        ("others", others()),
+        ("others", others(flavor)),
     ]
 }
 
@@ -506,7 +519,7 @@ fn numbers() -> Vec<Column> {
     columns
 }
 
-fn times() -> Vec<Column> {
+fn times(flavor: Flavor) -> Vec<Column> {
     let mut columns = vec![
         Column::new("date", "DATE", Shown::Printed, |random| {
             format!("'{}'", date_text(random))
@@ -536,7 +549,10 @@ fn times() -> Vec<Column> {
             format!("timestamp{digits}"),
             timestamp,
             Shown::Timestamp,
-            quoted(timestamp_text),
+            move |random: &mut Rng| {
+                let newest = newest_timestamp(flavor);
+                format!("'{}'", timestamp_text(random, digits, newest))
+            },
         ));
     }
     columns
@@ -550,7 +566,7 @@ async fn texts(connection: &mut Conn) -> Vec<Column> {
         )
         .await
         .unwrap();
-    assert!(charsets.len() > 40, "{charsets:?}");
+    assert!(charsets.len() >= 40, "{charsets:?}");
     let mut columns = Vec::new();
     for (name, longest) in charsets {
         let shown = if name == "binary" {
@@ -636,7 +652,7 @@ async fn texts(connection: &mut Conn) -> Vec<Column> {
     columns
 }
 
-fn others() -> Vec<Column> {
+fn others(flavor: Flavor) -> Vec<Column> {
     let bytes = |longest: usize| {
         move |random: &mut Rng| {
             let length = random.usize(..=longest);
@@ -656,19 +672,6 @@ fn others() -> Vec<Column> {
         Column::new("blob", "BLOB", Shown::Bytes, bytes(2000)),
         Column::new("mediumblob", "MEDIUMBLOB", Shown::Bytes, bytes(300)),
         Column::new("longblob", "LONGBLOB", Shown::Bytes, bytes(300)),
-        // Out of an array, so that numbers and texts become JSON too.
-        Column::new("json", "JSON", Shown::Json, |random| {
-            format!(
-                "JSON_EXTRACT(JSON_ARRAY({}), '$[0]')",
-                super::json::literal(random)
-            )
-        }),
-        Column::new("vector", "VECTOR(16)", Shown::Vector, |random| {
-            let numbers: Vec<u8> = (0..random.usize(1..=16))
-                .flat_map(|_| float(random).to_le_bytes())
-                .collect();
-            format!("x'{}'", hex(&numbers))
-        }),
         Column::new("geometry", "GEOMETRY", Shown::Geometry, |random| {
             let (x, y) = (random.i32(-80..80), random.i32(-80..80));
             match random.u8(..3) {
@@ -684,7 +687,11 @@ fn others() -> Vec<Column> {
         }),
         Column::new(
             "point",
-            "POINT NOT NULL SRID 4326",
+            if flavor.is_mariadb() {
+                "POINT NOT NULL REF_SYSTEM_ID=4326"
+            } else {
+                "POINT NOT NULL SRID 4326"
+            },
             Shown::Geometry,
             |random| {
                 format!(
@@ -714,6 +721,11 @@ fn others() -> Vec<Column> {
         ),
         Column::new("$dollar.dot", "INT", Shown::Int32, integer(-5, 5)),
     ];
+    columns.extend(if flavor.is_mariadb() {
+        only_in_mariadb()
+    } else {
+        only_in_mysql()
+    });
     // 300 labels take two bytes, 64 all bits of eight.
     let labels = |count: usize| {
         (0..count)
@@ -743,4 +755,76 @@ fn others() -> Vec<Column> {
         |random| random.u16(..512).to_string(),
     ));
     columns
+}
+
+fn only_in_mysql() -> Vec<Column> {
+    vec![
+        // Out of an array, so that numbers and texts become JSON too.
+        Column::new("json", "JSON", Shown::Json, |random| {
+            format!(
+                "JSON_EXTRACT(JSON_ARRAY({}), '$[0]')",
+                super::json::literal(random)
+            )
+        }),
+        Column::new("vector", "VECTOR(16)", Shown::Vector, |random| {
+            let numbers: Vec<u8> = (0..random.usize(1..=16))
+                .flat_map(|_| float(random).to_le_bytes())
+                .collect();
+            format!("x'{}'", hex(&numbers))
+        }),
+    ]
+}
+
+fn only_in_mariadb() -> Vec<Column> {
+    // Zero bytes at the end are what gets lost; the binlog does not hold them.
+    let zeros = |random: &mut Rng, count: usize, bits: u128| match random.u8(..8) {
+        0 => 0,
+        1 => u128::MAX >> (128 - bits),
+        2 => 1 << random.u32(..bits as u32),
+        _ => {
+            random.u128(..) >> (128 - bits) >> (8 * random.usize(..count))
+                << (8 * random.usize(..count))
+        }
+    };
+    vec![
+        // Text that must be JSON.
+        Column::new("json", "JSON", Shown::Text, |random| {
+            let text = text_literal(random, 20);
+            match random.u8(..4) {
+                0 => "'null'".to_owned(),
+                1 => format!("JSON_ARRAY({text}, 1.50, TRUE)"),
+                _ => format!("JSON_OBJECT({text}, {text}, 'b', {})", random.i64(..)),
+            }
+        }),
+        Column::new("uuid", "UUID", Shown::Printed, move |random| {
+            // Those of versions 6 and 7, and those that are none, are kept in another order.
+            let digits = format!("{:032x}", zeros(random, 16, 128));
+            let version = random.u8(1..=7);
+            format!(
+                "'{}-{}-{version}{}-{}{}-{}'",
+                &digits[..8],
+                &digits[8..12],
+                &digits[13..16],
+                ["8", "9", "a", "b"][random.usize(..4)],
+                &digits[17..20],
+                &digits[20..]
+            )
+        }),
+        Column::new("uuid_any", "UUID NOT NULL", Shown::Printed, move |random| {
+            format!("'{:032x}'", zeros(random, 16, 128))
+        }),
+        Column::new("inet6", "INET6", Shown::Printed, move |random| {
+            let bits = zeros(random, 16, 128);
+            let address = match random.u8(..4) {
+                0 => std::net::Ipv4Addr::from_bits(bits as u32).to_ipv6_mapped(),
+                1 => std::net::Ipv4Addr::from_bits(bits as u32).to_ipv6_compatible(),
+                _ => std::net::Ipv6Addr::from_bits(bits),
+            };
+            format!("'{address}'")
+        }),
+        Column::new("inet4", "INET4", Shown::Printed, move |random| {
+            let bits = zeros(random, 4, 32) as u32;
+            format!("'{}'", std::net::Ipv4Addr::from_bits(bits))
+        }),
+    ]
 }
