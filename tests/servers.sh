@@ -31,6 +31,8 @@ readonly mysql_packages=(mysql-server-core mysql-client-core)
 # A stable suite keeps its branch for good: bookworm stays with 10.11, trixie with 11.8.
 readonly mariadb_10_suite=bookworm mariadb_11_suite=trixie
 readonly mariadb_packages=(mariadb-server-core mariadb-client-core mariadb-client)
+# For its plugins (encryption of binlogs, ed25519) and without what it needs itself: Galera, rsync, perl.
+readonly mariadb_plugins=mariadb-server
 # Only for scripts such as mysqldumpslow; leaving them out saves 10 MB.
 readonly unneeded_packages='^(perl|perl-.*|libperl.*|lib.*-perl|libgdbm.*|libdb5.*|gcc-.*-base)$'
 
@@ -225,11 +227,11 @@ fetch_missing() {
     fi
     if $want_mariadb && [[ ! $mariadb_10 ]]; then
         require_x86_64
-        fetch_debian "MariaDB 10.11" "$mariadb_10_suite" "$mariadb_10_tree" mariadbd "${mariadb_packages[@]}"
+        fetch_debian "MariaDB 10.11" "$mariadb_10_suite" "$mariadb_10_tree" mariadbd "${mariadb_packages[@]}" +"$mariadb_plugins"
     fi
     if $want_mariadb && [[ ! $mariadb_11 ]]; then
         require_x86_64
-        fetch_debian "MariaDB 11.8" "$mariadb_11_suite" "$mariadb_11_tree" mariadbd "${mariadb_packages[@]}"
+        fetch_debian "MariaDB 11.8" "$mariadb_11_suite" "$mariadb_11_tree" mariadbd "${mariadb_packages[@]}" +"$mariadb_plugins"
     fi
     [[ $mongod || -x $mongodb/mongod ]] || fetch_mongod
     if $want_pymongo && [[ ! $python_binary ]]; then fetch_pymongo; fi
@@ -241,13 +243,17 @@ require_x86_64() {
         die "servers can be fetched for Linux on x86-64 only; here, set SDL_MYSQLD, SDL_MYSQL, SDL_MONGOD, SDL_MARIADB_10 and SDL_MARIADB_11"
 }
 
-# fetch_debian NAME SUITE TREE SERVER PACKAGE…: the packages of a suite and all that they need, unpacked into TREE.
+# fetch_debian NAME SUITE TREE SERVER PACKAGE…: the packages of a suite and all that they need, unpacked into TREE; of +PACKAGE
+# the package alone.
 #
 # Debian's packages, by apt (which checks signatures and resolves the dependencies), but with sources, lists and
 # package state of its own, so that the host's apt is not touched and no root is needed.
 fetch_debian() {
-    local name=$1 suite=$2 tree=$3 server=$4
+    local name=$1 suite=$2 tree=$3 server=$4 package wanted=() alone=()
     shift 4
+    for package in "$@"; do
+        if [[ $package == +* ]]; then alone+=("${package#+}"); else wanted+=("$package"); fi
+    done
     require_packages "the Debian archive's signing keys" debian_keyring debian-archive-keyring
     begin_work
     local apt=$workspace/apt
@@ -280,12 +286,12 @@ CONFIGURATION
     say "fetching $name from Debian $suite ($debian_mirror): package lists, 11 MB"
     retry apt-get "${options[@]}" -o APT::Update::Error-Mode=any update >&2
     local packages
-    packages=$(apt-get "${options[@]}" -qq install --print-uris --no-install-recommends "$@" |
+    packages=$(apt-get "${options[@]}" -qq install --print-uris --no-install-recommends "${wanted[@]}" |
         awk '{ sub(/_.*/, "", $2); print $2 }' | grep -Ev "$unneeded_packages") ||
-        die "apt finds no installable $* in Debian $suite"
+        die "apt finds no installable ${wanted[*]} in Debian $suite"
     say "fetching $name: $(wc -w <<<"$packages") packages"
     # shellcheck disable=SC2086 # one word per package
-    (cd "$workspace/debs" && retry apt-get "${options[@]}" download $packages >&2)
+    (cd "$workspace/debs" && retry apt-get "${options[@]}" download $packages "${alone[@]}" >&2)
 
     say "unpacking $name"
     local deb
