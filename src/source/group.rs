@@ -23,6 +23,7 @@ use mysql_common::proto::MySerialize;
 
 use super::Chunk;
 use super::document::{Documents, Place, RowContext, StatementText};
+use super::guard::guarded;
 use super::stream::is_unpacked;
 use super::{event_type, mariadb};
 use crate::batch::{Item, TransactionEnd};
@@ -137,15 +138,19 @@ impl Assembler {
         }
     }
 
-    /// Adds where the stream stood to an error of the stream itself.
+    /// Adds where the stream stood to an error of the stream itself: behind the last event that came out of it.
     pub(super) fn locate(&self, error: Error) -> Error {
         match error.kind() {
-            Kind::SourceDamaged => self.damaged(error.to_string()),
+            Kind::SourceDamaged => self.damaged_at(self.end_position, error),
             _ => error,
         }
     }
 
     fn damaged(&self, what: impl std::fmt::Display) -> Error {
+        self.damaged_at(self.position, what)
+    }
+
+    fn damaged_at(&self, position: u64, what: impl std::fmt::Display) -> Error {
         let gtid = match &self.group {
             Some(group) => format!("in transaction {}", group.gtid),
             None => format!("after transactions {}", self.read),
@@ -153,8 +158,8 @@ impl Assembler {
         Error::new(
             Kind::SourceDamaged,
             format!(
-                "binlog {} at position {}, {gtid}: {what}",
-                self.file, self.position
+                "binlog {} at position {position}, {gtid}: {what}",
+                self.file
             ),
         )
     }
@@ -165,10 +170,12 @@ impl Assembler {
     /// [`Kind::SourceDamaged`] when it does not fit the grammar or cannot be decoded; [`Kind::SourceSetting`] when the server
     /// writes something that is no audit trail.
     pub(super) fn event(&mut self, event: &Event, out: &mut Chunk) -> Result<()> {
-        if self.group.as_ref().is_some_and(|group| group.known) {
-            return self.handle(event, &mut Chunk::default());
-        }
-        self.handle(event, out)
+        let known = self.group.as_ref().is_some_and(|group| group.known);
+        let handled = guarded(|| match known {
+            true => self.handle(event, &mut Chunk::default()),
+            false => self.handle(event, out),
+        });
+        handled.unwrap_or_else(|panic| Err(self.damaged(panic)))
     }
 
     fn handle(&mut self, event: &Event, out: &mut Chunk) -> Result<()> {

@@ -14,6 +14,7 @@ pub mod decode;
 mod document;
 mod event_type;
 mod group;
+mod guard;
 mod mariadb;
 pub mod preflight;
 pub mod schema;

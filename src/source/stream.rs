@@ -7,20 +7,24 @@
 //! The driver decompresses payloads by itself and drops one that it cannot decompress in silence; the sum over the inner
 //! events ([`Payload`]) is what makes that an error. It resumes by being opened again at the reader's position.
 
+use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use mysql_async::prelude::Queryable;
-use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, GnoInterval, Sid};
+use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, GnoInterval, IoError, Sid};
 use mysql_common::binlog::consts::{
     BinlogChecksumAlg, TransactionPayloadCompressionType as Compression,
 };
-use mysql_common::binlog::events::{Event, TransactionPayloadEvent};
+use mysql_common::binlog::events::{BinlogEventHeader, Event, TransactionPayloadEvent};
 use mysql_common::packets::Tag as DriverTag;
 use sha2::{Digest, Sha256};
 
 use super::connect::{classify, classify_after_login};
 use super::event_type;
+use super::guard::guarded;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::hex::hex;
@@ -38,6 +42,9 @@ const FIRST_SILENCE: Duration = Duration::from_secs(300);
 /// Seconds that the server waits for a reader that does not read, in place of its default of 60: a batch may wait longer than
 /// that for MongoDB, and a cut connection costs a reconnect.
 const NET_WRITE_TIMEOUT: u32 = 600;
+
+/// What a failing stream was doing.
+const READING: &str = "read the binlog";
 
 /// A dump in progress.
 pub(super) struct Stream {
@@ -103,20 +110,28 @@ impl Stream {
     /// [`Kind::SourceUnavailable`] when the connection ended or fell silent, [`Kind::SourceDamaged`] when a check failed.
     pub(super) async fn next(&mut self) -> Result<Event> {
         let limit = if self.started { SILENCE } else { FIRST_SILENCE };
-        let event = match tokio::time::timeout(limit, self.binlog.next()).await {
-            Ok(Some(Ok(event))) => event,
-            Ok(Some(Err(error))) => return Err(classify("read the binlog", &error)),
-            Ok(None) => {
+        // The driver parses an event's frame, table maps and payloads before anyone can check them.
+        let event = poll_fn(
+            |context| match guarded(|| self.binlog.poll_next_unpin(context)) {
+                Ok(polled) => polled.map(Ok),
+                Err(panic) => Poll::Ready(Err(panic)),
+            },
+        );
+        let event = match tokio::time::timeout(limit, event).await {
+            Ok(Ok(Some(Ok(event)))) => event,
+            Ok(Ok(Some(Err(error)))) => return Err(self.failed(&error)),
+            Ok(Err(panic)) => return Err(self.damaged(panic)),
+            Ok(Ok(None)) => {
                 return Err(Error::new(
                     Kind::SourceUnavailable,
-                    "read the binlog: the server ended the stream",
+                    format!("{READING}: the server ended the stream"),
                 ));
             }
             Err(_) => {
                 return Err(Error::new(
                     Kind::SourceUnavailable,
                     format!(
-                        "read the binlog: nothing from the server for {} s, not even a heartbeat: the connection is dead",
+                        "{READING}: nothing from the server for {} s, not even a heartbeat: the connection is dead",
                         limit.as_secs()
                     ),
                 ));
@@ -131,10 +146,47 @@ impl Stream {
                 | event_type::HEARTBEAT
                 | event_type::HEARTBEAT_V2
         );
+        check_length(&event)?;
         check_crc(&event)?;
         self.payload.check(&event)?;
         Ok(event)
     }
+
+    fn failed(&self, error: &mysql_async::Error) -> Error {
+        match error {
+            mysql_async::Error::Io(IoError::Io(error)) if is_unreadable(error) => {
+                self.damaged(error)
+            }
+            other => classify(READING, other),
+        }
+    }
+
+    fn damaged(&self, what: impl std::fmt::Display) -> Error {
+        let inside = match self.payload.remaining {
+            0 => "",
+            _ => "in the compressed transaction before it: ",
+        };
+        Error::new(Kind::SourceDamaged, format!("{READING}: {inside}{what}"))
+    }
+}
+
+/// Whether the driver could not parse an event, which it reports as an I/O error as well, and not the connection ended: that
+/// is an error of the operating system, or one of these texts.
+fn is_unreadable(error: &std::io::Error) -> bool {
+    const CONNECTION_ENDED: [&str; 2] = [
+        "connection closed",         // mysql_async, between two packets
+        "bytes remaining on stream", // tokio-util, inside a packet
+    ];
+    const TLS_ENDED: &str = "peer closed connection"; // rustls; more text follows
+    let text = error.to_string();
+    let of_a_parser = matches!(
+        error.kind(),
+        ErrorKind::InvalidData
+            | ErrorKind::InvalidInput
+            | ErrorKind::Other
+            | ErrorKind::UnexpectedEof
+    );
+    of_a_parser && !CONNECTION_ENDED.contains(&text.as_str()) && !text.starts_with(TLS_ENDED)
 }
 
 /// The set as the request wants it: per source, intervals whose end is exclusive.
@@ -184,6 +236,22 @@ fn replica_uuid(config: &Config, epoch: i64) -> String {
 /// Whether an event was unpacked from a compressed payload: those have no checksum of their own.
 pub(super) fn is_unpacked(event: &Event) -> bool {
     !event.footer().get_checksum_enabled()
+}
+
+/// The driver takes a length that is shorter than the header for that of the header.
+fn check_length(event: &Event) -> Result<()> {
+    let length = event.header().event_size();
+    if length as usize >= BinlogEventHeader::LEN {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::SourceDamaged,
+        format!(
+            "binlog event of type {} with a length of {length} bytes, expected at least {}",
+            event.header().event_type_raw(),
+            BinlogEventHeader::LEN
+        ),
+    ))
 }
 
 /// The driver reads past the checksum; here it is compared.

@@ -83,3 +83,45 @@ fn a_payload_must_give_exactly_what_it_announced() {
         "{error}"
     );
 }
+
+/// What the driver makes of an event that announces `size` bytes and has `bytes`.
+fn read(size: u32, bytes: usize) -> std::io::Result<Event> {
+    let mut event = vec![0; bytes];
+    event[4] = event_type::QUERY;
+    event[9..13].copy_from_slice(&size.to_le_bytes());
+    let mut reader = mysql_common::binlog::EventStreamReader::new(
+        mysql_common::binlog::consts::BinlogVersion::Version4,
+    );
+    let event = guarded(|| reader.read(&event[..])).map_err(std::io::Error::other)?;
+    Ok(event?.unwrap())
+}
+
+#[test]
+fn an_event_that_the_driver_cannot_read_is_damage() {
+    for (size, bytes) in [(18, 18), (19, 18), (31, 30), (u32::MAX, 30)] {
+        let error = read(size, bytes).unwrap_err();
+        assert!(is_unreadable(&error), "{size} in {bytes}: {error:?}");
+    }
+    for size in [0, 5, 18] {
+        let error = check_length(&read(size, 30).unwrap()).unwrap_err();
+        assert_eq!(error.kind(), Kind::SourceDamaged);
+    }
+    check_length(&read(19, 19).unwrap()).unwrap();
+}
+
+#[test]
+fn a_connection_that_ends_is_no_damage_wherever_it_ends() {
+    use std::io::Error;
+    for error in [
+        Error::new(ErrorKind::UnexpectedEof, "connection closed"),
+        Error::other("bytes remaining on stream"),
+        Error::new(
+            ErrorKind::UnexpectedEof,
+            "peer closed connection without sending TLS close_notify: https://docs.rs/rustls",
+        ),
+        Error::from_raw_os_error(104),
+        ErrorKind::TimedOut.into(),
+    ] {
+        assert!(!is_unreadable(&error), "{error:?}");
+    }
+}
