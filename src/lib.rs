@@ -31,3 +31,4 @@ pub mod retry;
 pub mod run;
 pub mod source;
 pub mod store;
+pub mod tls;

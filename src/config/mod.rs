@@ -96,7 +96,7 @@ pub struct Config {
 pub struct MysqlTls {
     /// How much is asked of the server.
     pub mode: TlsMode,
-    /// MYSQL_TLS_CA: certificates to trust (PEM or DER); none: the web's certificate authorities.
+    /// MYSQL_TLS_CA: certificates to trust (PEM or DER); none: the web's certificate authorities, with `VerifyIdentity` only.
     pub ca: Option<PathBuf>,
     /// MYSQL_TLS_CERT and MYSQL_TLS_KEY: the client's certificate and its key, always together.
     pub client: Option<ClientCertificate>,
@@ -263,9 +263,9 @@ const LONGEST_NAMESPACE: usize = 235;
 
 fn judge_tls(reader: &mut Reader<'_>) -> Option<MysqlTls> {
     let mode = reader.take("MYSQL_TLS", parse::tls_mode);
-    let ca = reader.take_optional("MYSQL_TLS_CA", parse::readable_file);
-    let certificate = reader.take_optional("MYSQL_TLS_CERT", parse::readable_file);
-    let key = reader.take_optional("MYSQL_TLS_KEY", parse::readable_file);
+    let ca = reader.take_optional("MYSQL_TLS_CA", parse::certificate_file);
+    let certificate = reader.take_optional("MYSQL_TLS_CERT", parse::certificate_file);
+    let key = reader.take_optional("MYSQL_TLS_KEY", parse::key_file);
 
     // A file that is left unused would make the operator believe in a protection that is not there.
     if mode == Some(TlsMode::Disabled) {
@@ -290,6 +290,15 @@ fn judge_tls(reader: &mut Reader<'_>) -> Option<MysqlTls> {
             format!(
                 "`{name}` does not verify the server, but MYSQL_TLS_CA is given: expected verify-ca or verify-identity"
             ),
+        );
+    }
+    // Whoever owns any name of the web has a certificate of its authorities; without the name it says nothing.
+    if mode == Some(TlsMode::VerifyCa) && !reader.is_given("MYSQL_TLS_CA") {
+        reader.refuse(
+            "MYSQL_TLS_CA",
+            "is not set, but MYSQL_TLS=verify-ca trusts whatever the authority signed: name your own authority's file, or \
+             set verify-identity"
+                .to_owned(),
         );
     }
     for (name, other) in [

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use regex::Regex;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tracing_subscriber::EnvFilter;
 
 use super::sources::{Wrong, distance};
@@ -166,17 +168,47 @@ pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
     )
 }
 
-/// The path of a file that is there, can be read, and is not empty. Found now, a slip costs a start; found when the
-/// connection is made, it would look like a network that is down.
-pub(super) fn readable_file(text: &str) -> Parsed<PathBuf> {
-    let path = PathBuf::from(text);
-    let mut first = [0_u8; 1];
-    let read = fs::File::open(&path).and_then(|mut file| file.read(&mut first));
-    match read {
-        Ok(0) => Err("the file is empty".into()),
-        Ok(_) => Ok(path),
-        Err(error) => Err(format!("the file cannot be read: {error}").into()),
+/// The most that is read of a certificate's file, in bytes: a wrong path such as a device must not fill the memory. A
+/// bundle of all public authorities has 200 KiB.
+const LARGEST_PEM: u64 = 4 << 20;
+
+/// The path of a file with at least one certificate. Found now, a slip costs a start; found when the connection is made, it
+/// would look like a network that is down.
+pub(super) fn certificate_file(text: &str) -> Parsed<PathBuf> {
+    let content = pem_content(text)?;
+    for certificate in CertificateDer::pem_slice_iter(&content) {
+        certificate.map_err(|_| "a certificate in the file is damaged")?;
     }
+    let found = CertificateDer::pem_slice_iter(&content).count();
+    // A certificate in DER is no text.
+    if found == 0 && std::str::from_utf8(&content).is_ok() {
+        return Err("the file holds no certificate (-----BEGIN CERTIFICATE-----)".into());
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// The path of a file with a private key.
+pub(super) fn key_file(text: &str) -> Parsed<PathBuf> {
+    let content = pem_content(text)?;
+    match PrivateKeyDer::from_pem_slice(&content) {
+        Ok(_) => Ok(PathBuf::from(text)),
+        Err(_) if std::str::from_utf8(&content).is_err() => Ok(PathBuf::from(text)),
+        Err(_) if content.windows(9).any(|window| window == b"ENCRYPTED") => {
+            Err("the key in the file has a password: expected one without (openssl pkey -in OLD -out NEW)".into())
+        }
+        Err(_) => Err("the file holds no private key (-----BEGIN PRIVATE KEY-----)".into()),
+    }
+}
+
+fn pem_content(path: &str) -> Parsed<Vec<u8>> {
+    let mut content = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(LARGEST_PEM).read_to_end(&mut content))
+        .map_err(|error| format!("the file cannot be read: {error}"))?;
+    if content.is_empty() {
+        return Err("the file is empty".into());
+    }
+    Ok(content)
 }
 
 pub(super) fn regular_expression(text: &str) -> Parsed<Regex> {

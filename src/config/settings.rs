@@ -123,16 +123,17 @@ pub const SETTINGS: &[Setting] = &[
         "MYSQL_TLS",
         Text("preferred"),
         "verify-identity",
-        "disabled, preferred (TLS if the server has it), required (TLS, unverified), verify-ca (certificate from a \
-         trusted authority) or verify-identity (and for this host name), as the MySQL clients' --ssl-mode. The default \
-         works with every server; across a network use verify-identity.",
+        "disabled, preferred (TLS if the server has it), required (TLS, unverified), verify-ca (certificate from the \
+         authority of MYSQL_TLS_CA) or verify-identity (and for the host name or address of MYSQL_ADDR), as the MySQL \
+         clients' --ssl-mode. The default works with every server; across a network use verify-identity.",
     ),
     setting(
         MYSQL,
         "MYSQL_TLS_CA",
         Unset("the web's certificate authorities"),
         "/etc/sdl/mysql-ca.pem",
-        "File with the authorities to trust, for verify-ca and verify-identity.",
+        "File with the authorities to trust. verify-ca needs it; verify-identity without it trusts the web's \
+         authorities, for servers with a public certificate.",
     ),
     setting(
         MYSQL,

@@ -348,33 +348,70 @@ fn a_zone_of_the_system_is_taken() {
 #[test]
 fn tls_files_fit_the_mode_and_each_other() {
     let directory = Directory::new("tls");
-    let file = directory.file("file.pem", b"-----BEGIN CERTIFICATE-----");
-    let file = file.as_str();
+    let block = |label: &str| format!("-----BEGIN {label}-----\nMAA=\n-----END {label}-----\n");
+    let certificate = directory.file("certificate.pem", block("CERTIFICATE").as_bytes());
+    let key = directory.file("key.pem", block("PRIVATE KEY").as_bytes());
+    let (certificate, key) = (certificate.as_str(), key.as_str());
     let tls = config(&[
         ("MYSQL_TLS", "verify-ca"),
-        ("MYSQL_TLS_CA", file),
-        ("MYSQL_TLS_CERT", file),
-        ("MYSQL_TLS_KEY", file),
+        ("MYSQL_TLS_CA", certificate),
+        ("MYSQL_TLS_CERT", certificate),
+        ("MYSQL_TLS_KEY", key),
     ])
     .mysql_tls;
     assert_eq!(tls.mode, TlsMode::VerifyCa);
-    assert_eq!(tls.ca.as_deref(), Some(Path::new(file)));
-    assert_eq!(tls.client.unwrap().key, Path::new(file));
+    assert_eq!(tls.ca.as_deref(), Some(Path::new(certificate)));
+    assert_eq!(tls.client.unwrap().key, Path::new(key));
 
-    let message = errors(&[("MYSQL_TLS_CERT", file)]);
-    assert!(
-        message.contains("MYSQL_TLS_KEY: is not set, but MYSQL_TLS_CERT is"),
-        "{message}"
-    );
-    let message = errors(&[("MYSQL_TLS", "required"), ("MYSQL_TLS_CA", file)]);
-    assert!(
-        message.contains("MYSQL_TLS: `required` does not verify"),
-        "{message}"
-    );
-    let message = errors(&[("MYSQL_TLS", "disabled"), ("MYSQL_TLS_CA", file)]);
-    assert!(
-        message.contains("MYSQL_TLS_CA: is given, but MYSQL_TLS=disabled"),
-        "{message}"
+    let password = directory.file("password.pem", block("ENCRYPTED PRIVATE KEY").as_bytes());
+    let damaged = directory.file("damaged.pem", b"-----BEGIN CERTIFICATE-----\nMAA=\n");
+    for (mistakes, expected) in [
+        (
+            &[("MYSQL_TLS_CERT", certificate)][..],
+            "MYSQL_TLS_KEY: is not set, but MYSQL_TLS_CERT is",
+        ),
+        (
+            &[("MYSQL_TLS", "required"), ("MYSQL_TLS_CA", certificate)],
+            "MYSQL_TLS: `required` does not verify",
+        ),
+        (
+            &[("MYSQL_TLS", "disabled"), ("MYSQL_TLS_CA", certificate)],
+            "MYSQL_TLS_CA: is given, but MYSQL_TLS=disabled",
+        ),
+        (
+            &[("MYSQL_TLS", "verify-ca")],
+            "MYSQL_TLS_CA: is not set, but MYSQL_TLS=verify-ca",
+        ),
+        (
+            &[("MYSQL_TLS", "verify-ca"), ("MYSQL_TLS_CA", key)],
+            "the file holds no certificate",
+        ),
+        (
+            &[("MYSQL_TLS", "verify-ca"), ("MYSQL_TLS_CA", &damaged)],
+            "a certificate in the file is damaged",
+        ),
+        (
+            &[
+                ("MYSQL_TLS_CERT", certificate),
+                ("MYSQL_TLS_KEY", certificate),
+            ],
+            "the file holds no private key",
+        ),
+        (
+            &[
+                ("MYSQL_TLS_CERT", certificate),
+                ("MYSQL_TLS_KEY", &password),
+            ],
+            "the key in the file has a password",
+        ),
+    ] {
+        let message = errors(mistakes);
+        assert!(message.contains(expected), "{message}");
+    }
+    // The web's authorities vouch for names, so they do with a name.
+    assert_eq!(
+        config(&[("MYSQL_TLS", "verify-identity")]).mysql_tls.ca,
+        None
     );
 }
 

@@ -1,16 +1,24 @@
-//! The connection to MySQL: options, TLS, and MySQL's errors → [`Kind`], once, here.
+//! The connection to MySQL: options, TLS, login, and the driver's errors → [`Kind`], once, here.
 //!
-//! Error numbers stand in the manual's "Server Error Message Reference".
+//! It guarantees that what another try cannot mend (a certificate, a password, a missing right) is told at once and never
+//! taken for a network that is down, and the other way round. Each kind says what was found, and what to change.
+//!
+//! MYSQL_TLS follows `--ssl-mode` (manual: "Configuring MySQL to Use Encrypted Connections"). The files are read anew for each
+//! connection, so that a certificate that was renewed is used at the next one. Error numbers stand in the manual's "Server
+//! Error Message Reference", MariaDB's in its "Error Codes".
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use mysql_async::{
     ClientIdentity, Conn, DriverError, Error as DriverFailure, IoError, Opts, OptsBuilder,
-    ServerError, SslOpts,
+    ServerError, SslOpts, TlsError,
 };
 
 use crate::config::{Config, MysqlAddress, MysqlTls, TlsMode};
 use crate::error::{Error, Kind, Result};
+use crate::tls::{self, Fault, Refusal};
 
 /// Longest wait for a connection with its login. A healthy server takes milliseconds; a name server that is slow, seconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,8 +31,14 @@ const MAX_ALLOWED_PACKET: usize = 1 << 30;
 /// for the statements before it.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// The host name that verify-ca asks the driver to look for. Its `danger_skip_domain_validation` overlooks an error of rustls
+/// whose text holds this word; since rustls prints a sentence with both names instead, the name that was asked for has to be
+/// the word. Only the comparison of names quotes it, and that comes after the authority was verified. (mysql_async 0.37,
+/// src/io/tls/rustls_io.rs; tests/connection/tls.rs tells when this changes.)
+const ANY_NAME: &str = "NotValidForName";
+
 /// Error 1045, access denied for user; 1698, the same without a password.
-const ACCESS_DENIED: &[u16] = &[1045, 1698, 3118];
+const ACCESS_DENIED: &[u16] = &[1045, 1698];
 /// Errors 1142, 1143, 1227, 1044: a missing right.
 const MISSING_PRIVILEGE: &[u16] = &[1044, 1142, 1143, 1227];
 /// Error 1236: the dump thread cannot go on; its text says why.
@@ -33,77 +47,248 @@ pub(super) const DUMP_FAILED: u16 = 1236;
 /// Connects to one server.
 ///
 /// # Errors
-/// [`Kind::SourceUnavailable`] when it does not answer, [`Kind::Privilege`] when it refuses the user.
+/// [`Kind::SourceUnavailable`] when it does not answer, [`Kind::Privilege`] when it refuses the user, and
+/// [`Kind::SourceSetting`] when its TLS is not what MYSQL_TLS asks for.
 pub(super) async fn connect(config: &Config, address: &MysqlAddress) -> Result<Conn> {
-    let tls = tls_options(&config.mysql_tls);
-    match try_connect(config, address, tls.clone()).await {
-        Err(Attempt::NoTls) if config.mysql_tls.mode == TlsMode::Preferred => {
-            try_connect(config, address, None)
-                .await
-                .map_err(|attempt| attempt.into_error(address))
+    let mut login = Login {
+        config,
+        address,
+        encrypted: config.mysql_tls.mode != TlsMode::Disabled,
+    };
+    let mut attempt = login.attempt().await;
+    if matches!(attempt, Err(Failed::NoTls)) && config.mysql_tls.mode == TlsMode::Preferred {
+        if is_news(address, true) {
+            tracing::warn!(
+                address = %address,
+                "the mysql server offers no TLS: this connection is not encrypted; give the server a certificate (ssl_cert, \
+                 ssl_key) and set MYSQL_TLS=verify-identity, or say that it is meant: MYSQL_TLS=disabled"
+            );
         }
-        other => other.map_err(|attempt| attempt.into_error(address)),
+        login.encrypted = false;
+        attempt = login.attempt().await;
+    } else if attempt.is_ok() && login.encrypted {
+        is_news(address, false);
+    }
+    attempt.map_err(|failed| login.explain(&failed))
+}
+
+/// Notes whether a server was met without TLS, and says whether that is another state than before: a warning for each of
+/// the connections that look after a quiet server would be noise.
+fn is_news(address: &MysqlAddress, plaintext: bool) -> bool {
+    static WITHOUT_TLS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut known = WITHOUT_TLS.lock().unwrap_or_else(PoisonError::into_inner);
+    if plaintext {
+        known.insert(address.to_string())
+    } else {
+        known.remove(&address.to_string())
     }
 }
 
-/// Why one attempt failed: the one case that `preferred` falls back from, and all others.
-enum Attempt {
+/// One way to come in.
+struct Login<'a> {
+    config: &'a Config,
+    address: &'a MysqlAddress,
+    encrypted: bool,
+}
+
+/// Why one attempt failed.
+enum Failed {
+    /// The one case that `preferred` falls back from.
     NoTls,
-    Failed(Error),
+    TimedOut,
+    Driver(DriverFailure),
 }
 
-impl Attempt {
-    fn into_error(self, address: &MysqlAddress) -> Error {
-        match self {
-            Self::NoTls => Error::new(
-                Kind::SourceSetting,
-                format!(
-                    "mysql {address}: the server offers no TLS, and MYSQL_TLS asks for it; give the server a certificate \
-                     (ssl_cert, ssl_key), or set MYSQL_TLS=preferred"
-                ),
+impl Login<'_> {
+    async fn attempt(&self) -> std::result::Result<Conn, Failed> {
+        let config = self.config;
+        let tls = self.encrypted.then(|| tls_options(&config.mysql_tls));
+        let options: Opts = OptsBuilder::default()
+            .ip_or_hostname(self.address.host.clone())
+            .tcp_port(self.address.port)
+            .user(Some(config.mysql_user.clone()))
+            .pass(Some(config.mysql_password.expose().to_owned()))
+            .prefer_socket(false)
+            .tcp_keepalive(Some(TCP_KEEPALIVE))
+            .max_allowed_packet(Some(MAX_ALLOWED_PACKET))
+            .wait_timeout(Some(24 * 60 * 60))
+            .ssl_opts(tls)
+            .into();
+        match tokio::time::timeout(CONNECT_TIMEOUT, Conn::new(options)).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(DriverFailure::Driver(DriverError::NoClientSslFlagFromServer))) => {
+                Err(Failed::NoTls)
+            }
+            Ok(Err(error)) => Err(Failed::Driver(error)),
+            Err(_) => Err(Failed::TimedOut),
+        }
+    }
+
+    fn explain(&self, failed: &Failed) -> Error {
+        let doing = format!(
+            "connect to mysql {} as {}",
+            self.address, self.config.mysql_user
+        );
+        let told = |kind, text: String| Error::new(kind, format!("{doing}: {text}"));
+        match failed {
+            Failed::TimedOut => told(
+                Kind::SourceUnavailable,
+                format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
             ),
-            Self::Failed(error) => error,
+            Failed::NoTls => told(
+                Kind::SourceSetting,
+                "the server offers no TLS, and MYSQL_TLS asks for it; give the server a certificate (ssl_cert, ssl_key), or \
+                 set MYSQL_TLS=preferred"
+                    .to_owned(),
+            ),
+            Failed::Driver(DriverFailure::Server(server)) => self.refused(&doing, server),
+            Failed::Driver(DriverFailure::Io(IoError::Tls(error))) => match tls_refusal(error) {
+                Some(refusal) => told(Kind::SourceSetting, self.tls_advice(&refusal)),
+                None => told(
+                    Kind::SourceSetting,
+                    format!("{error}; check the files of MYSQL_TLS_CA, MYSQL_TLS_CERT and MYSQL_TLS_KEY"),
+                ),
+            },
+            Failed::Driver(DriverFailure::Io(IoError::Io(error))) => {
+                match tls::refusal_in(error) {
+                    Some(refusal) => told(Kind::SourceSetting, self.tls_advice(&refusal)),
+                    None => told(Kind::SourceUnavailable, error.to_string()),
+                }
+            }
+            Failed::Driver(DriverFailure::Driver(error)) => match login_method(error) {
+                Some(text) => told(Kind::Privilege, text),
+                // The text of an unexpected packet holds its bytes.
+                None => told(
+                    Kind::SourceUnavailable,
+                    match error {
+                        DriverError::UnexpectedPacket { .. } => "unexpected packet".to_owned(),
+                        other => other.to_string(),
+                    },
+                ),
+            },
+            Failed::Driver(other) => told(Kind::SourceUnavailable, other.to_string()),
         }
+    }
+
+    /// What the server said about the account, and the statement that mends it.
+    fn refused(&self, doing: &str, server: &ServerError) -> Error {
+        let user = &self.config.mysql_user;
+        let advice = match server.code {
+            1045 | 1698 => format!(
+                "check MYSQL_USER and MYSQL_PASS, and from which hosts the user may come; or the account asks for more than \
+                 a password (SHOW CREATE USER tells): {}",
+                self.what_else()
+            ),
+            1130 => format!(
+                "the server knows no account for this host: CREATE USER '{user}'@'HOST OF SDL' IDENTIFIED BY …, with the grants \
+                 of the documentation"
+            ),
+            1820 | 1862 => format!(
+                "the password has expired: ALTER USER '{user}'@'HOST' IDENTIFIED BY 'NEW PASSWORD' PASSWORD EXPIRE NEVER, and \
+                 set MYSQL_PASS to it"
+            ),
+            // 3118, 3955: MySQL; 4150, 4151: MariaDB.
+            3118 | 3955 | 4151 => {
+                format!("the account is locked: ALTER USER '{user}'@'HOST' ACCOUNT UNLOCK")
+            }
+            4150 => "too many failed logins blocked the account: FLUSH PRIVILEGES".to_owned(),
+            3159 => "the server takes encrypted connections only: set MYSQL_TLS=verify-identity, or at least required".to_owned(),
+            1251 | 1524 => format!(
+                "sdl and the server have no login in common for this account: ALTER USER '{user}'@'HOST' IDENTIFIED WITH \
+                 caching_sha2_password BY 'PASSWORD'"
+            ),
+            _ => return classify(doing, &DriverFailure::Server(server.clone())),
+        };
+        Error::new(
+            Kind::Privilege,
+            format!(
+                "{doing}: {} (error {}); {advice}",
+                server.message, server.code
+            ),
+        )
+    }
+
+    /// What an account may ask for, and this connection does not have: the server says "access denied" for each of them.
+    fn what_else(&self) -> &'static str {
+        match (self.encrypted, &self.config.mysql_tls.client) {
+            (false, _) => {
+                "REQUIRE SSL needs a connection with TLS, and this one has none; REQUIRE X509, SUBJECT or ISSUER a client \
+                 certificate as well (MYSQL_TLS_CERT, MYSQL_TLS_KEY)"
+            }
+            (true, None) => {
+                "REQUIRE X509, SUBJECT or ISSUER needs a client certificate, and none was shown: set MYSQL_TLS_CERT and \
+                 MYSQL_TLS_KEY"
+            }
+            (true, Some(_)) => {
+                "REQUIRE SUBJECT or ISSUER may name another one than the certificate of MYSQL_TLS_CERT; compare with openssl \
+                 x509 -noout -subject -issuer -in FILE"
+            }
+        }
+    }
+
+    fn tls_advice(&self, refusal: &Refusal) -> String {
+        let host = &self.address.host;
+        let ca = self.config.mysql_tls.ca.as_ref().map_or_else(
+            || "the web's authorities (MYSQL_TLS_CA is not set)".to_owned(),
+            |path| format!("those in MYSQL_TLS_CA, {}", path.display()),
+        );
+        let advice = match refusal.fault {
+            Fault::Authority => format!(
+                "trusted are {ca}; set MYSQL_TLS_CA to a copy of the authority that signed the server's certificate \
+                 (SELECT @@ssl_ca on the server names its file), unless it is another server that answers"
+            ),
+            Fault::Name => format!(
+                "name the server in MYSQL_ADDR as its certificate does, or give it one with subjectAltName {host}, unless it \
+                 is another server that answers; MYSQL_TLS=verify-ca verifies the authority and no name"
+            ),
+            Fault::Certificate => {
+                "give the server a new certificate (ssl_cert, ssl_key), then: ALTER INSTANCE RELOAD TLS".to_owned()
+            }
+            Fault::Client => {
+                "check MYSQL_TLS_CERT and MYSQL_TLS_KEY: a certificate signed by the server's authority (SELECT @@ssl_ca), not \
+                 expired, and its own key"
+                    .to_owned()
+            }
+            Fault::Protocol => {
+                "let the server offer one (tls_version=TLSv1.2,TLSv1.3; no ssl_cipher that excludes ECDHE with AES-GCM or \
+                 ChaCha20), or go without: MYSQL_TLS=disabled"
+                    .to_owned()
+            }
+        };
+        format!("TLS: {}; {advice}", refusal.found)
     }
 }
 
-async fn try_connect(
-    config: &Config,
-    address: &MysqlAddress,
-    tls: Option<SslOpts>,
-) -> std::result::Result<Conn, Attempt> {
-    let options: Opts = OptsBuilder::default()
-        .ip_or_hostname(address.host.clone())
-        .tcp_port(address.port)
-        .user(Some(config.mysql_user.clone()))
-        .pass(Some(config.mysql_password.expose().to_owned()))
-        .prefer_socket(false)
-        .tcp_keepalive(Some(TCP_KEEPALIVE))
-        .max_allowed_packet(Some(MAX_ALLOWED_PACKET))
-        .wait_timeout(Some(24 * 60 * 60))
-        .ssl_opts(tls)
-        .into();
-    let doing = format!("connect to mysql {address} as {}", config.mysql_user);
-    match tokio::time::timeout(CONNECT_TIMEOUT, Conn::new(options)).await {
-        Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(DriverFailure::Driver(DriverError::NoClientSslFlagFromServer))) => {
-            Err(Attempt::NoTls)
-        }
-        Ok(Err(error)) => Err(Attempt::Failed(classify(&doing, &error))),
-        Err(_) => Err(Attempt::Failed(Error::new(
-            Kind::SourceUnavailable,
-            format!("{doing}: no answer within {} s", CONNECT_TIMEOUT.as_secs()),
-        ))),
+/// A login that the driver does not know or does not do; nothing of it mends itself.
+fn login_method(error: &DriverError) -> Option<String> {
+    let method = match error {
+        DriverError::UnknownAuthPlugin { name } => name.as_str(),
+        DriverError::MysqlOldPasswordDisabled => "mysql_old_password",
+        DriverError::CleartextPluginDisabled => "mysql_clear_password",
+        _ => return None,
+    };
+    Some(format!(
+        "the account logs in by {method}, which sdl does not; it knows caching_sha2_password, mysql_native_password and \
+         MariaDB's ed25519 and parsec: ALTER USER … IDENTIFIED WITH caching_sha2_password BY 'PASSWORD' (MariaDB: IDENTIFIED \
+         VIA ed25519 USING PASSWORD('PASSWORD'))"
+    ))
+}
+
+fn tls_refusal(error: &TlsError) -> Option<Refusal> {
+    match error {
+        TlsError::Tls(error) => tls::refusal(error),
+        _ => None,
     }
 }
 
-fn tls_options(tls: &MysqlTls) -> Option<SslOpts> {
+fn tls_options(tls: &MysqlTls) -> SslOpts {
     let mut options = match tls.mode {
-        TlsMode::Disabled => return None,
-        TlsMode::Preferred | TlsMode::Required => SslOpts::default()
+        TlsMode::Disabled | TlsMode::Preferred | TlsMode::Required => SslOpts::default()
             .with_danger_accept_invalid_certs(true)
             .with_danger_skip_domain_validation(true),
-        TlsMode::VerifyCa => SslOpts::default().with_danger_skip_domain_validation(true),
+        TlsMode::VerifyCa => SslOpts::default()
+            .with_danger_skip_domain_validation(true)
+            .with_danger_tls_hostname_override(Some(ANY_NAME)),
         TlsMode::VerifyIdentity => SslOpts::default(),
     };
     if let Some(authority) = &tls.ca {
@@ -116,7 +301,7 @@ fn tls_options(tls: &MysqlTls) -> Option<SslOpts> {
             ClientIdentity::new(client.certificate.clone().into(), client.key.clone().into());
         options = options.with_client_identity(Some(identity));
     }
-    Some(options)
+    options
 }
 
 /// Classifies a failure on a connection that is logged in. There, "access denied" cannot be about the password any more: it is
@@ -144,13 +329,6 @@ fn missing_privilege(doing: &str, server: &ServerError) -> Error {
 /// Classifies a failure of the driver; `doing` says what was attempted.
 pub(super) fn classify(doing: &str, error: &DriverFailure) -> Error {
     match error {
-        DriverFailure::Server(server) if ACCESS_DENIED.contains(&server.code) => Error::new(
-            Kind::Privilege,
-            format!(
-                "{doing}: {} (error {}); check MYSQL_USER and MYSQL_PASS, and from which hosts the user may come",
-                server.message, server.code
-            ),
-        ),
         DriverFailure::Server(server) if MISSING_PRIVILEGE.contains(&server.code) => {
             missing_privilege(doing, server)
         }
@@ -187,6 +365,10 @@ pub(super) fn classify(doing: &str, error: &DriverFailure) -> Error {
             Kind::SourceUnavailable,
             format!("{doing}: {} (error {})", server.message, server.code),
         ),
+        // A TLS record damaged on its way is the network's, and says nothing about the binlog.
+        DriverFailure::Io(IoError::Io(error)) if tls::is_in(error) => {
+            Error::new(Kind::SourceUnavailable, format!("{doing}: TLS: {error}"))
+        }
         // The binlog crate reports what it cannot parse as an I/O error of these kinds.
         DriverFailure::Io(IoError::Io(error))
             if matches!(
