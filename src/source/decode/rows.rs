@@ -305,11 +305,13 @@ impl Scratch {
         if kind != RowsKind::Update {
             return;
         }
-        for index in 0..self.before.places.len() {
-            if let (Some((_, before)), Some((_, after))) =
-                (self.before.element_at(index), self.after.element_at(index))
-                && before != after
-            {
+        for index in 0..self.after.places.len() {
+            let Some((_, after)) = self.after.element_at(index) else {
+                continue;
+            };
+            // A column that only the image after has was set by the statement, to what was there or to something else.
+            let was = self.before.element_at(index);
+            if was.is_none_or(|(_, before)| before != after) {
                 self.changed.push(index);
             }
         }
@@ -391,7 +393,8 @@ pub struct DecodedRow<'s> {
     pub before: Option<&'s [u8]>,
     /// The row after the change, likewise. Absent for a delete.
     pub after: Option<&'s [u8]>,
-    /// Of an update: the columns, as indexes into the schema's, that are in both images and differ.
+    /// Of an update: the columns, as indexes into the schema's, that differ, and those that only the image after has
+    /// (`binlog_row_image=MINIMAL`, `NOBLOB`): the statement set them, and nothing says that they are what they were.
     pub changed: &'s [usize],
     /// The primary key: of one column its value, of several a document in key order. It is the key by which the statement
     /// found the row (of `before`), for an insert that of `after`. Absent when the table has none or the images lack it.
