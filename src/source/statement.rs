@@ -62,13 +62,32 @@ pub(super) fn classify(text: &str) -> Statement<'_> {
 
 /// Whether a schema change opens a transaction of rows: CREATE TABLE … SELECT is logged as
 /// `CREATE TABLE … START TRANSACTION` with the rows after it (manual: "Atomic Data Definition Statement Support").
-pub(super) fn opens_transaction(text: &[u8]) -> bool {
-    const SUFFIX: &[u8] = b"START TRANSACTION";
-    let text = text.trim_ascii_end();
-    text.len()
-        .checked_sub(SUFFIX.len())
-        .and_then(|start| text.get(start..))
-        .is_some_and(|end| end.eq_ignore_ascii_case(SUFFIX))
+///
+/// The two words may also end a comment, a text, or a query (`… FROM start transaction`, a table and its alias).
+pub(super) fn opens_transaction(text: &str) -> bool {
+    const LAST: &str = "TRANSACTION";
+    let end = text.trim_end();
+    let ends_so = end
+        .len()
+        .checked_sub(LAST.len())
+        .and_then(|start| end.get(start..))
+        .is_some_and(|end| end.eq_ignore_ascii_case(LAST));
+    if !ends_so {
+        return false;
+    }
+    let mut words = Words { rest: text };
+    if words.exact_keyword("CREATE").is_none() || words.exact_keyword("TABLE").is_none() {
+        return false;
+    }
+    let mut last = [String::new(), String::new()];
+    while let Some(word) = words.next() {
+        // The server's own words define columns and have no query.
+        if word == "SELECT" {
+            return false;
+        }
+        last = [std::mem::take(&mut last[1]), word];
+    }
+    last == ["START", LAST]
 }
 
 /// A table that a statement names.
@@ -81,43 +100,56 @@ pub(super) struct TableName {
 }
 
 /// The tables that a schema change is about; empty when it is about something else, or is not understood.
+///
+/// All of them: of a statement that moves rows from one table to another, either may be the one that a filter lets through.
 pub(super) fn tables(text: &str) -> Vec<TableName> {
     let mut words = Words { rest: text };
     read_tables(&mut words).unwrap_or_default()
 }
 
+/// The grammar of MySQL's statements and of MariaDB's additions to them (OR REPLACE, IF EXISTS, SEQUENCE, CONVERT, WAIT).
 fn read_tables(words: &mut Words<'_>) -> Option<Vec<TableName>> {
-    match words.keyword()?.as_str() {
+    let verb = words.keyword()?;
+    match verb.as_str() {
         "CREATE" => {
-            let mut word = words.keyword()?;
-            while ["TEMPORARY", "UNIQUE", "FULLTEXT", "SPATIAL"].contains(&word.as_str()) {
-                word = words.keyword()?;
-            }
-            match word.as_str() {
-                "TABLE" => words
+            words.skip_phrase(&["OR", "REPLACE"]);
+            match words
+                .keyword_behind(&["TEMPORARY", "UNIQUE", "FULLTEXT", "SPATIAL", "VECTOR"])?
+                .as_str()
+            {
+                "TABLE" | "SEQUENCE" => words
                     .skip_phrase(&["IF", "NOT", "EXISTS"])
                     .name()
                     .map(|name| vec![name]),
-                "INDEX" => words.after_on(),
+                "INDEX" => words.skip_phrase(&["IF", "NOT", "EXISTS"]).after_on(),
                 _ => None,
             }
         }
-        "ALTER" => match words.keyword()?.as_str() {
-            "TABLE" => words.name().map(|name| vec![name]),
+        "ALTER" => match words
+            .keyword_behind(&["ONLINE", "OFFLINE", "IGNORE"])?
+            .as_str()
+        {
+            "TABLE" | "SEQUENCE" => {
+                let mut names = vec![words.skip_phrase(&["IF", "EXISTS"]).name()?];
+                words.other_tables_of_alter(&mut names);
+                Some(names)
+            }
             _ => None,
         },
-        "DROP" => match words.keyword()?.as_str() {
-            "TABLE" => words.skip_phrase(&["IF", "EXISTS"]).list(),
-            "INDEX" => words.after_on(),
+        "DROP" => match words.keyword_behind(&["TEMPORARY"])?.as_str() {
+            "TABLE" | "TABLES" | "SEQUENCE" => words.skip_phrase(&["IF", "EXISTS"]).list(),
+            "INDEX" => words.skip_phrase(&["IF", "EXISTS"]).after_on(),
             _ => None,
         },
         "TRUNCATE" => words.skip_phrase(&["TABLE"]).name().map(|name| vec![name]),
         "RENAME" => match words.keyword()?.as_str() {
             "TABLE" | "TABLES" => {
+                words.skip_phrase(&["IF", "EXISTS"]);
                 let mut names = Vec::new();
                 loop {
                     names.push(words.name()?);
-                    words.exact_keyword("TO")?;
+                    // MariaDB: WAIT n or NOWAIT.
+                    while words.keyword()? != "TO" {}
                     names.push(words.name()?);
                     if words.symbol(',').is_none() {
                         return Some(names);
@@ -126,8 +158,26 @@ fn read_tables(words: &mut Words<'_>) -> Option<Vec<TableName>> {
             }
             _ => None,
         },
+        "ANALYZE" | "OPTIMIZE" | "REPAIR" => {
+            match words
+                .keyword_behind(&["NO_WRITE_TO_BINLOG", "LOCAL"])?
+                .as_str()
+            {
+                "TABLE" | "TABLES" => words.list(),
+                _ => None,
+            }
+        }
         _ => None,
     }
+}
+
+/// What follows the head of a comment that the server executes: `/*!80023 INVISIBLE */`, MariaDB's `/*M! … */`. Its end,
+/// `*/`, stands where a blank may.
+fn executable_comment(text: &str) -> Option<&str> {
+    let code = text
+        .strip_prefix("/*!")
+        .or_else(|| text.strip_prefix("/*M!"))?;
+    Some(code.trim_start_matches(|letter: char| letter.is_ascii_digit()))
 }
 
 /// Words of a statement, comments left out.
@@ -136,13 +186,25 @@ struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
+    /// `--` before a blank; elsewhere it is two minus signs.
+    fn is_line_comment(&self) -> bool {
+        let behind = self.rest.strip_prefix("--");
+        behind.is_some_and(|rest| !rest.starts_with(|letter: char| !letter.is_whitespace()))
+    }
+
     fn skip_blank(&mut self) {
         loop {
             self.rest = self.rest.trim_start();
-            let end = if self.rest.starts_with("/*") && !self.rest.starts_with("/*!") {
-                self.rest.find("*/").map(|at| at + 2)
-            } else if self.rest.starts_with("-- ") || self.rest.starts_with('#') {
-                self.rest.find('\n').map(|at| at + 1)
+            let end = if let Some(code) = executable_comment(self.rest) {
+                Some(self.rest.len() - code.len())
+            } else if self.rest.starts_with("*/") {
+                Some(2)
+            } else if self.rest.starts_with("/*") {
+                let end = self.rest.find("*/").map(|at| at + 2);
+                Some(end.unwrap_or(self.rest.len()))
+            } else if self.rest.starts_with('#') || self.is_line_comment() {
+                let end = self.rest.find('\n').map(|at| at + 1);
+                Some(end.unwrap_or(self.rest.len()))
             } else {
                 None
             };
@@ -168,6 +230,16 @@ impl<'a> Words<'a> {
 
     fn keyword(&mut self) -> Option<String> {
         self.bare().map(str::to_ascii_uppercase)
+    }
+
+    /// The first keyword that is none of `skipped`.
+    fn keyword_behind(&mut self, skipped: &[&str]) -> Option<String> {
+        loop {
+            let word = self.keyword()?;
+            if !skipped.contains(&word.as_str()) {
+                return Some(word);
+            }
+        }
     }
 
     fn exact_keyword(&mut self, expected: &str) -> Option<()> {
@@ -226,6 +298,61 @@ impl<'a> Words<'a> {
             database: None,
             table: first,
         })
+    }
+
+    /// Passes over one word, quoted text or symbol; gives the word, in upper case.
+    fn next(&mut self) -> Option<String> {
+        self.skip_blank();
+        let quote = self.rest.chars().next()?;
+        if ['`', '"', '\''].contains(&quote) {
+            // In text a backslash may take the meaning from a quote; where it does not (NO_BACKSLASH_ESCAPES), too much is
+            // passed over, or too little: at worst a table more is found.
+            let mut escaped = false;
+            let end = self.rest.char_indices().skip(1).find(|(_, letter)| {
+                let closes = *letter == quote && !escaped;
+                escaped = *letter == '\\' && quote != '`' && !escaped;
+                closes
+            });
+            self.rest = end.map_or("", |(at, _)| self.rest.get(at + 1..).unwrap_or(""));
+            return Some(String::new());
+        }
+        match self.keyword() {
+            Some(word) => Some(word),
+            None => {
+                self.rest = self.rest.get(quote.len_utf8()..)?;
+                Some(String::new())
+            }
+        }
+    }
+
+    /// In the rest of an ALTER TABLE: the table's new name, and one that it exchanges rows with.
+    fn other_tables_of_alter(&mut self, names: &mut Vec<TableName>) {
+        let mut previous = String::new();
+        while let Some(word) = self.next() {
+            let is_name_next = match (previous.as_str(), word.as_str()) {
+                // RENAME [TO | AS | =] name, but not RENAME COLUMN, INDEX, KEY.
+                (_, "RENAME") => {
+                    let before = self.rest;
+                    let what = self.keyword();
+                    match what.as_deref() {
+                        Some("TO" | "AS") => true,
+                        Some("COLUMN" | "INDEX" | "KEY") => false,
+                        _ => {
+                            self.rest = before;
+                            let _ = self.symbol('=');
+                            true
+                        }
+                    }
+                }
+                // EXCHANGE PARTITION p WITH TABLE name; MariaDB's CONVERT PARTITION p TO TABLE name, CONVERT TABLE name TO …
+                ("WITH" | "TO" | "CONVERT", "TABLE") => true,
+                _ => false,
+            };
+            if is_name_next {
+                names.extend(self.name());
+            }
+            previous = word;
+        }
     }
 
     fn list(&mut self) -> Option<Vec<TableName>> {
@@ -304,6 +431,61 @@ mod tests {
                 vec![(None, "t")],
             ),
             ("DROP INDEX i ON t", vec![(None, "t")]),
+            ("DROP INDEX IF EXISTS i ON a.t", vec![(Some("a"), "t")]),
+            (
+                "DROP TEMPORARY TABLE `a` /* generated by server */",
+                vec![(None, "a")],
+            ),
+            (
+                "DROP /*!40005 TEMPORARY */ TABLE IF EXISTS `ti2`, `b`",
+                vec![(None, "ti2"), (None, "b")],
+            ),
+            ("CREATE OR REPLACE TABLE t (a INT)", vec![(None, "t")]),
+            ("CREATE SEQUENCE IF NOT EXISTS a.s", vec![(Some("a"), "s")]),
+            ("CREATE VECTOR INDEX i ON t (a)", vec![(None, "t")]),
+            (
+                "ALTER ONLINE TABLE IF EXISTS t ADD b INT",
+                vec![(None, "t")],
+            ),
+            (
+                "ALTER TABLE t ADD c INT COMMENT 'it''s \\' RENAME TO x', RENAME COLUMN a TO b, RENAME INDEX i TO j, RENAME TO a.u",
+                vec![(None, "t"), (Some("a"), "u")],
+            ),
+            ("ALTER TABLE t RENAME = `u`", vec![(None, "t"), (None, "u")]),
+            ("ALTER TABLE t RENAME u", vec![(None, "t"), (None, "u")]),
+            (
+                "ALTER TABLE p EXCHANGE PARTITION p1 WITH TABLE `x`.y WITHOUT VALIDATION",
+                vec![(None, "p"), (Some("x"), "y")],
+            ),
+            (
+                "ALTER TABLE p CONVERT PARTITION p1 TO TABLE y",
+                vec![(None, "p"), (None, "y")],
+            ),
+            (
+                "ALTER TABLE p CONVERT TABLE y TO PARTITION p1 VALUES LESS THAN (5)",
+                vec![(None, "p"), (None, "y")],
+            ),
+            (
+                "ALTER TABLE t CONVERT TO CHARACTER SET utf16",
+                vec![(None, "t")],
+            ),
+            (
+                "ALTER TABLE t COMMENT 'unclosed RENAME TO x",
+                vec![(None, "t")],
+            ),
+            (
+                "ALTER TABLE t ADD c INT DEFAULT (5--3), -- one\n RENAME TO u --",
+                vec![(None, "t"), (None, "u")],
+            ),
+            (
+                "RENAME TABLE IF EXISTS a WAIT 5 TO b",
+                vec![(None, "a"), (None, "b")],
+            ),
+            (
+                "ANALYZE NO_WRITE_TO_BINLOG TABLE a, b.c",
+                vec![(None, "a"), (Some("b"), "c")],
+            ),
+            ("OPTIMIZE TABLE t", vec![(None, "t")]),
             ("CREATE USER u", vec![]),
             ("GRANT ALL ON *.* TO u", vec![]),
             ("CREATE TABLE", vec![]),
@@ -323,9 +505,22 @@ mod tests {
     #[test]
     fn only_create_table_select_opens_a_transaction_of_rows() {
         assert!(opens_transaction(
-            b"CREATE TABLE `t` (`a` int) START TRANSACTION"
+            "CREATE TABLE `t` (`a` int) START TRANSACTION"
         ));
-        assert!(!opens_transaction(b"CREATE TABLE `t` (`a` int)"));
-        assert!(!opens_transaction(b"RANSACTION"));
+        assert!(opens_transaction(
+            "CREATE TABLE IF NOT EXISTS `t` (\n `select` int DEFAULT '#' /*!80023 INVISIBLE */\n) START TRANSACTION"
+        ));
+        for text in [
+            "CREATE TABLE `t` (`a` int)",
+            "CREATE TABLE t (a INT) # START TRANSACTION",
+            "CREATE TABLE t (a INT) -- START TRANSACTION",
+            "CREATE TABLE t (a INT) /* START TRANSACTION",
+            "CREATE TABLE t SELECT * FROM start transaction",
+            "CREATE VIEW v AS SELECT * FROM start transaction",
+            "RANSACTION",
+            "TRANSACTION",
+        ] {
+            assert!(!opens_transaction(text), "{text}");
+        }
     }
 }

@@ -27,12 +27,8 @@ impl Assembler {
         let group = self.group_for("a statement")?;
         group.context.thread_id = thread_id;
         // A marker is known by its bytes, whatever the character set of the session around it.
-        let marker: String = query
-            .query_raw()
-            .iter()
-            .take(LONGEST_MARKER)
-            .map(|byte| char::from(*byte))
-            .collect();
+        let head = query.query_raw().get(..LONGEST_MARKER).unwrap_or(query.query_raw());
+        let marker = by_bytes(head);
         match statement::classify(&marker) {
             Statement::Begin if !group.begun => {
                 group.begun = true;
@@ -66,12 +62,12 @@ impl Assembler {
                 self.lone(Operation::XaRollback, text, &query, out)
             }
             Statement::Other if group.no_effect => self.end(out),
-            Statement::Other if !group.begun && statement::opens_transaction(query.query_raw()) => {
+            Statement::Other if !group.begun && opens_transaction(&text, &query) => {
                 group.begun = true;
                 self.statement(Operation::Ddl, text, &query, out)
             }
             Statement::Other if !group.begun => self.lone(Operation::Ddl, text, &query, out),
-            Statement::Other if group.schema_change || statement::opens_transaction(query.query_raw()) => {
+            Statement::Other if group.schema_change || opens_transaction(&text, &query) => {
                 self.statement(Operation::Ddl, text, &query, out)
             }
             Statement::Other => {
@@ -178,6 +174,18 @@ impl Assembler {
         let text = StatementText::of_query(&query);
         self.group_for("LOAD DATA")?;
         self.statement(Operation::Statement, text, &query, out)
+    }
+}
+
+/// A text of which the character set does not matter: each byte as one character, so that what differs goes on differing.
+fn by_bytes(text: &[u8]) -> String {
+    text.iter().map(|byte| char::from(*byte)).collect()
+}
+
+fn opens_transaction(text: &StatementText, query: &QueryEvent<'_>) -> bool {
+    match text.as_str() {
+        Some(text) => statement::opens_transaction(text),
+        None => statement::opens_transaction(&by_bytes(query.query_raw())),
     }
 }
 
