@@ -433,8 +433,8 @@ fn env_example_works_as_it_is_and_with_every_line_switched_on() {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("every-line.env");
     fs::write(&path, all).unwrap();
     let config = load(&path);
-    assert_eq!(config.exclude.as_str(), default_of("EXCLUDE_REGEX"));
-    assert_eq!(config.include.as_str(), default_of("INCLUDE_REGEX"));
+    assert_eq!(config.tables.exclude.as_str(), default_of("EXCLUDE_REGEX"));
+    assert_eq!(config.tables.include.as_str(), default_of("INCLUDE_REGEX"));
 }
 
 #[test]

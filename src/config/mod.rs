@@ -59,10 +59,8 @@ pub struct Config {
     pub mongo_database: String,
     /// MONGO_COLL, MONGO_OFFSETS_COLL, MONGO_STAGING_COLL and what is derived from them.
     pub collections: CollectionNames,
-    /// INCLUDE_REGEX: only tables whose `db.table` it matches are recorded.
-    pub include: Regex,
-    /// EXCLUDE_REGEX: of those, the tables it matches are not.
-    pub exclude: Regex,
+    /// Which tables are recorded.
+    pub tables: TableFilter,
     /// TZ: the zone of the times in log lines. Stored times are UTC.
     pub time_zone: TimeZone,
     /// SOURCE_ID: the `_id` of the offset document; part of every event's id.
@@ -172,6 +170,23 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which tables are recorded, by their `database.table`.
+#[derive(Clone, Debug)]
+pub struct TableFilter {
+    /// INCLUDE_REGEX: only tables that it matches are recorded.
+    pub include: Regex,
+    /// EXCLUDE_REGEX: of those, the tables that it matches are not.
+    pub exclude: Regex,
+}
+
+impl TableFilter {
+    /// Whether changes of a table are recorded.
+    #[must_use]
+    pub fn includes(&self, table: &str) -> bool {
+        self.include.is_match(table) && !self.exclude.is_match(table)
+    }
+}
+
 impl Config {
     /// Reads and judges the settings of this process: environment, credentials directory, `.env`.
     pub fn load() -> Result<Self, ConfigErrors> {
@@ -231,8 +246,10 @@ impl Config {
             mongo_hosts: mongo_uri.hosts,
             mongo_database: mongo_database?,
             collections: collections?,
-            include: include?,
-            exclude: exclude?,
+            tables: TableFilter {
+                include: include?,
+                exclude: exclude?,
+            },
             time_zone: time_zone?.unwrap_or_else(parse::system_time_zone),
             source_id: source_id?,
             start_from: start_from?,

@@ -86,8 +86,13 @@ fn the_defaults_are_the_documented_ones() {
             values: "row_changes_values".to_owned(),
         }
     );
-    assert!(config.include.is_match("shop.orders") && !config.exclude.is_match("shop.orders"));
-    assert!(config.exclude.is_match("mysql.user") && !config.exclude.is_match("shop.sys"));
+    assert!(
+        config.tables.include.is_match("shop.orders")
+            && !config.tables.exclude.is_match("shop.orders")
+    );
+    assert!(
+        config.tables.exclude.is_match("mysql.user") && !config.tables.exclude.is_match("shop.sys")
+    );
     assert_eq!(config.source_id, "mysql://db1.example.com:3306");
     assert_eq!(config.start_from, StartFrom::Current);
     assert_eq!((config.batch_size, config.batch_bytes), (1000, 8 << 20));
@@ -155,7 +160,7 @@ fn right_values_are_taken() {
     assert_eq!(config.shutdown_timeout, Duration::from_secs(3600));
     assert_eq!(config.log_format, LogFormat::Json);
     assert_eq!(config.time_zone.iana_name(), Some("UTC"));
-    assert!(!config.exclude.is_match("mysql.user"));
+    assert!(!config.tables.exclude.is_match("mysql.user"));
 }
 
 #[test]
@@ -237,9 +242,9 @@ TZ=UTC
     let sources = Sources::from_environment(nothing).with_dotenv(Path::new(&file));
     let config = Config::from_sources(&sources).unwrap();
     assert_eq!(config.mysql_server_id, 2222);
-    assert_eq!(config.include.as_str(), r".*\..*");
+    assert_eq!(config.tables.include.as_str(), r".*\..*");
     let exclude = r"^(mysql|performance_schema|information_schema|sys)\..*";
-    assert_eq!(config.exclude.as_str(), exclude);
+    assert_eq!(config.tables.exclude.as_str(), exclude);
 }
 
 #[test]

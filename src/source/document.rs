@@ -9,16 +9,16 @@ use std::sync::Arc;
 
 use mysql_common::binlog::consts::StatusVarKey;
 use mysql_common::binlog::events::{QueryEvent, StatusVarVal};
-use regex::Regex;
 
 use super::decode::wire::Reader;
 use super::decode::{Charset, DecodeError, Limits, RowsEvent, RowsKind, Scratch};
 use super::schema::{SchemaCache, TableSchema};
 use super::statement::{self, TableName};
 use crate::bson_writer::{self as write, element};
-use crate::config::Config;
+use crate::config::{Config, TableFilter};
 use crate::event::{Change, ChangeEvent, Operation, SchemaVersion, TransactionContext};
 use crate::large_value::{LargeKind, LargeValue};
+use crate::position::Flavor;
 
 /// Tables whose last schema is remembered. Beyond it the memory starts afresh, which costs a little work and a line
 /// `Schema changed`.
@@ -44,21 +44,25 @@ pub(super) struct StatementText {
 
 impl StatementText {
     /// The text of a QUERY event, in the character set of the client that sent it, which the event tells.
-    pub(super) fn of_query(query: &QueryEvent<'_>) -> Self {
+    pub(super) fn of_query(flavor: Flavor, query: &QueryEvent<'_>) -> Self {
         let charset = match query
             .status_vars()
             .get_status_var(StatusVarKey::Charset)
             .map(|var| charset_client(&var))
         {
-            Some(Some(collation)) => Charset::of_collation(u64::from(collation)),
-            _ => Charset::of_collation(UTF8MB4_GENERAL_CI),
+            Some(Some(collation)) => Charset::of_collation(flavor, u64::from(collation)),
+            _ => Charset::of_collation(flavor, UTF8MB4_GENERAL_CI),
         };
         Self::new(query.query_raw(), charset)
     }
 
     /// The text of a ROWS_QUERY event, which does not tell its character set: UTF-8, or kept as bytes.
     pub(super) fn of_rows(text: &[u8]) -> Self {
-        Self::new(text, Charset::of_collation(UTF8MB4_GENERAL_CI))
+        // The same id in both flavors.
+        Self::new(
+            text,
+            Charset::of_collation(Flavor::Mysql, UTF8MB4_GENERAL_CI),
+        )
     }
 
     fn new(bytes: &[u8], charset: Charset) -> Self {
@@ -142,8 +146,8 @@ struct Table {
 
 /// Makes documents, for one source.
 pub(super) struct Documents {
-    include: Regex,
-    exclude: Regex,
+    flavor: Flavor,
+    filter: TableFilter,
     limits: Limits,
     schemas: SchemaCache,
     /// What follows from the last schema of each table, by `database.table`.
@@ -167,10 +171,10 @@ pub(super) struct RowContext<'a> {
 }
 
 impl Documents {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, flavor: Flavor) -> Self {
         Self {
-            include: config.include.clone(),
-            exclude: config.exclude.clone(),
+            flavor,
+            filter: config.tables.clone(),
             limits: Limits {
                 max_value_bytes: config.max_value_bytes,
             },
@@ -183,24 +187,28 @@ impl Documents {
         }
     }
 
+    /// Which flavor's events these are.
+    pub(super) fn flavor(&self) -> Flavor {
+        self.flavor
+    }
+
     /// Table ids hold within one binlog file of one server.
     pub(super) fn forget_table_ids(&mut self) {
         self.schemas.forget_table_ids();
         self.statement_tables.clear();
     }
 
-    fn includes(&self, full_name: &str) -> bool {
-        self.include.is_match(full_name) && !self.exclude.is_match(full_name)
-    }
-
     /// Takes a TABLE_MAP event in: names and types of the rows that follow.
     pub(super) fn table_map(&mut self, body: &[u8]) -> Result<(), DecodeError> {
-        let schema = self.schemas.table_map(body)?;
+        let schema = self.schemas.table_map(self.flavor, body)?;
         let table_id = Reader::new(body).unsigned(6, "table id")?;
         let table = match self.tables.get(&schema.full_name) {
             Some(table) if Arc::ptr_eq(&table.schema, &schema) => Arc::clone(table),
             _ => self.note_table(schema),
         };
+        if table.included {
+            table.schema.check_readable()?;
+        }
         self.statement_tables.retain(|(id, _)| *id != table_id);
         self.statement_tables.push((table_id, table));
         Ok(())
@@ -211,7 +219,7 @@ impl Documents {
             self.tables.clear();
         }
         let table = Arc::new(Table {
-            included: self.includes(&schema.full_name),
+            included: self.filter.includes(&schema.full_name),
             version: Arc::new(SchemaVersion {
                 id: schema.id.clone(),
                 document: schema.document(),
@@ -346,9 +354,10 @@ impl Documents {
                 .unwrap_or_else(|| schema.clone().into_owned())
         };
         if !tables.is_empty()
-            && !tables
-                .iter()
-                .any(|name| self.includes(&format!("{}.{}", database(name), name.table)))
+            && !tables.iter().any(|name| {
+                self.filter
+                    .includes(&format!("{}.{}", database(name), name.table))
+            })
         {
             return Ok(None);
         }

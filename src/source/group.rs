@@ -22,6 +22,7 @@ use mysql_common::binlog::events::{Event, RotateEvent, RowsQueryEvent};
 use mysql_common::proto::MySerialize;
 
 use super::Chunk;
+use super::decode::DecodeError;
 use super::document::{Documents, Place, RowContext, StatementText};
 use super::guard::guarded;
 use super::stream::is_unpacked;
@@ -31,7 +32,7 @@ use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::event::TransactionContext;
 use crate::offset::LastTransaction;
-use crate::position::{Gtid, GtidSet};
+use crate::position::{Flavor, Gtid, GtidSet};
 
 /// Bytes before the name in a ROTATE event: the position to go on at.
 const ROTATE_POST_HEADER: usize = 8;
@@ -93,7 +94,12 @@ impl Group {
 
 impl Assembler {
     /// An assembler that goes on after the transactions in `read`, of which `last` was the last.
-    pub(super) fn new(config: &Config, read: GtidSet, last: Option<LastTransaction>) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        flavor: Flavor,
+        read: GtidSet,
+        last: Option<LastTransaction>,
+    ) -> Self {
         Self {
             source_id: config.source_id.as_str().into(),
             read,
@@ -104,7 +110,7 @@ impl Assembler {
             position: 0,
             end_position: 0,
             group: None,
-            documents: Documents::new(config),
+            documents: Documents::new(config, flavor),
         }
     }
 
@@ -164,6 +170,17 @@ impl Assembler {
         )
     }
 
+    /// What was read is damaged, or is whole and of a kind that is not read.
+    fn undecodable(&self, error: DecodeError) -> Error {
+        let is_refusal = error.is_refusal();
+        let error = self.damaged(error);
+        if is_refusal {
+            Error::new(Kind::SourceSetting, error.to_string())
+        } else {
+            error
+        }
+    }
+
     /// Takes the next event; what it yields goes into `out`.
     ///
     /// # Errors
@@ -212,7 +229,7 @@ impl Assembler {
             }
             event_type::TABLE_MAP => {
                 self.group_for("TABLE_MAP")?;
-                self.documents.table_map(event.data()).map_err(|error| self.damaged(error))
+                self.documents.table_map(event.data()).map_err(|error| self.undecodable(error))
             }
             event_type::WRITE_ROWS_V1..=event_type::DELETE_ROWS_V1
             | event_type::WRITE_ROWS..=event_type::DELETE_ROWS

@@ -128,7 +128,8 @@ pub async fn read(
     }
     let mut reader = Reader {
         flavor: offset.flavor,
-        assembler: Assembler::new(&config, offset.position.gtid, offset.last),
+        looked_at: String::new(),
+        assembler: Assembler::new(&config, offset.flavor, offset.position.gtid, offset.last),
         config,
         epoch,
         chunks,
@@ -142,6 +143,8 @@ pub async fn read(
 
 struct Reader {
     flavor: Flavor,
+    /// The server whose tables were looked at.
+    looked_at: String,
     config: Arc<Config>,
     epoch: i64,
     assembler: Assembler,
@@ -176,8 +179,9 @@ impl Reader {
     /// One connection, until it fails.
     async fn connect_and_stream(&mut self) -> Result<std::convert::Infallible> {
         let config = Arc::clone(&self.config);
-        let (address, connection, facts) = connect_any(&config, Some(self.flavor)).await?;
+        let (address, mut connection, facts) = connect_any(&config, Some(self.flavor)).await?;
         preflight::judge(&facts, self.assembler.read())?;
+        self.look_at_tables(&mut connection, &facts).await?;
         let leave_out = self.assembler.leave_out(&facts.purged);
         let mut stream =
             Stream::open(connection, self.flavor, &config, self.epoch, &leave_out).await?;
@@ -217,6 +221,23 @@ impl Reader {
             }
             outcome?;
         }
+    }
+
+    /// Asks once at start, and again of another server, for tables that cannot be read.
+    async fn look_at_tables(
+        &mut self,
+        connection: &mut Conn,
+        facts: &preflight::Facts,
+    ) -> Result<()> {
+        if self.looked_at == facts.server_uuid {
+            return Ok(());
+        }
+        if facts.flavor == Flavor::Mariadb {
+            let config = Arc::clone(&self.config);
+            schema::refused::check(connection, |table| config.tables.includes(table)).await?;
+        }
+        self.looked_at.clone_from(&facts.server_uuid);
+        Ok(())
     }
 
     /// Asks a server that has sent nothing for a while, on another connection, whether there is nothing. After RESET BINARY

@@ -6,18 +6,24 @@
 //! writes them, ENUM is its index and SET its mask.
 //!
 //! Where the format comes from: `Table_map_event` in the server's libs/mysql/binlog/event/rows_event.h and .cpp, and
-//! `Table_map_log_event::init_metadata_fields` in sql/log_event.cc. What is worth knowing:
+//! `Table_map_log_event::init_metadata_fields` in sql/log_event.cc (MariaDB: sql/log_event_server.cc). What is worth knowing:
 //! - signedness is one bit for each numeric column, the highest bit first; YEAR counts as numeric, BIT does not;
-//! - the list of character sets is over the character columns: CHAR, VARCHAR, TEXT and their binary forms, and, since
-//!   MySQL 9, VECTOR; JSON and GEOMETRY do not count (MariaDB counts otherwise);
+//! - the list of character sets is over the character columns, and the servers count differently (see `wire_type`);
 //! - ENUM and SET arrive as STRING with the real type in the metadata, and have a list of character sets of their own;
-//! - generated and invisible columns are there, the hidden columns behind functional indexes are not.
+//! - generated and invisible columns are there, the hidden columns behind functional indexes are not; MariaDB does not tell
+//!   which are invisible;
+//! - MariaDB's default, `binlog_row_metadata=NO_LOG`, tells neither signedness nor character sets: such integers are stored as
+//!   numbers as long as both readings agree and else as their bytes, such strings as their bytes; nothing is guessed;
+//! - MariaDB's UUID, INET4, INET6 and VECTOR look like BINARY(n) and VARBINARY(n), its JSON is LONGTEXT. A COMPRESSED column has
+//!   a type of its own, and is refused.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod cache;
 mod column;
+pub mod refused;
 mod table_map;
+mod wire_type;
 
 use sha2::{Digest, Sha256};
 
@@ -25,6 +31,7 @@ pub use self::cache::SchemaCache;
 pub use self::column::{Column, ColumnKind, Label, StringShape};
 
 use super::decode::DecodeError;
+use crate::position::Flavor;
 
 /// A table's columns and key at the time its rows were written. Meant to be shared in an `Arc`; never changed.
 #[derive(Debug)]
@@ -47,12 +54,12 @@ pub struct TableSchema {
 }
 
 impl TableSchema {
-    /// Parses the body of a TABLE_MAP event: what follows the 19-byte header, without the checksum.
+    /// Parses the body of a TABLE_MAP event of that flavor: what follows the 19-byte header, without the checksum.
     ///
     /// # Errors
     /// When the body ends early, its lists do not fit its columns, or a column has a type that cannot be decoded.
-    pub fn parse(body: &[u8]) -> Result<Self, DecodeError> {
-        let parts = table_map::parse(body)?;
+    pub fn parse(flavor: Flavor, body: &[u8]) -> Result<Self, DecodeError> {
+        let parts = table_map::parse(flavor, body)?;
         let (columns, key) = described(&parts.columns, &parts.key);
         let described = bson::doc! { "columns": columns, "key": key };
         // A document of strings and integers: it always serializes, and an empty id would be seen at once.
@@ -73,6 +80,21 @@ impl TableSchema {
         })
     }
 
+    /// Why rows of this table cannot be made into documents, if so. They can still be counted.
+    ///
+    /// # Errors
+    /// [`DecodeError::Refused`] within the table.
+    pub fn check_readable(&self) -> Result<(), DecodeError> {
+        let compressed = |column: &&Column| matches!(column.kind, ColumnKind::Compressed { .. });
+        match self.columns.iter().find(compressed) {
+            Some(column) => Err(DecodeError::Table {
+                table: self.full_name.as_str().into(),
+                problem: Box::new(column.refused(&self.database, &self.table)),
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// The schema as row_changes_schemas keeps it: `{ _id, columns: [ { name, type, unsigned?, charset?, labels? } ],
     /// key: [ name … ] }`. A function of what `id` is the hash of, and of nothing else.
     pub fn document(&self) -> bson::Document {
@@ -90,5 +112,7 @@ fn described(columns: &[Column], key: &[usize]) -> (Vec<bson::Document>, Vec<Str
     (columns.iter().map(Column::document).collect(), key)
 }
 
+#[cfg(test)]
+mod mariadb_tests;
 #[cfg(test)]
 mod tests;

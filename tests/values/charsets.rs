@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::common::Mysqld;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use sdl::position::Flavor;
 use sdl::source::decode::Charset;
 
 /// What `CONVERT(CONVERT(code USING charset) USING utf32)` says: characters, or none where the server has none (it refuses
@@ -36,7 +37,7 @@ async fn compare(
     collation: u64,
     wrong: &mut Vec<String>,
 ) -> usize {
-    let decoder = Charset::of_collation(collation);
+    let decoder = Charset::of_collation(Flavor::Mysql, collation);
     let sql = format!(
         "SELECT code, CAST(CONVERT(CONVERT(code USING {charset}) USING utf32) AS BINARY) FROM cs.codes"
     );
@@ -98,7 +99,11 @@ async fn every_code_of_every_character_set_is_what_the_server_converts_it_to() {
         .unwrap();
     assert!(collations.len() > 250);
     for (collation, charset, id, ..) in &collations {
-        assert_eq!(Charset::of_collation(*id).name(), charset, "{collation}");
+        assert_eq!(
+            Charset::of_collation(Flavor::Mysql, *id).name(),
+            charset,
+            "{collation}"
+        );
     }
     let defaults: Vec<_> = collations
         .iter()

@@ -6,13 +6,16 @@
 //! MySQL and the web's tables differ listed in `charset_tables`. A set that is not known here has no decoder: such a
 //! column is stored as Binary, always.
 //!
-//! Where it comes from: the ids and names are those of `SHOW COLLATION` (mysql_common's table has all 286 of 9.7); the
-//! lengths of multi-byte characters are those of strings/ctype-*.cc in the server's source.
+//! Where it comes from: the ids and names are those of `SHOW COLLATION` (mysql_common's table has all 286 of MySQL 9.7;
+//! MariaDB's own ids follow the rules of its include/m_ctype.h); the lengths of multi-byte characters are those of
+//! strings/ctype-*.cc in the server's source. Both servers convert every code alike, which tests/values/charsets.rs and
+//! tests/mariadb_types.rs ask them.
 
 use mysql_common::collations::{Collation, CollationId};
 
 use super::charset_tables as tables;
 use super::charset_tables::{Exceptions, HighHalf};
+use crate::position::Flavor;
 
 /// The character set of a column.
 #[derive(Debug, Clone, Copy)]
@@ -58,20 +61,14 @@ enum CharacterLengths {
 }
 
 impl Charset {
-    /// The character set of a collation id, as a table map or `SHOW COLLATION` gives it. An id that is not known (a
-    /// collation compiled in later, or defined by the user) gives a set without a decoder.
-    pub fn of_collation(id: u64) -> Self {
-        let known = u16::try_from(id)
-            .ok()
-            .map(CollationId::from)
-            .filter(|id| *id != CollationId::UNKNOWN_COLLATION_ID);
-        match known {
-            Some(id) => {
-                let collation = Collation::resolve(id);
-                Self::named(collation.charset, collation.max_len)
-            }
-            None => Self::unknown(),
-        }
+    /// The character set of a collation id, as a table map or `SHOW COLLATION` of that flavor gives it. An id that is not
+    /// known (a collation compiled in later, or defined by the user) gives a set without a decoder.
+    pub fn of_collation(flavor: Flavor, id: u64) -> Self {
+        let known = match flavor {
+            Flavor::Mysql => shared_collation(id),
+            Flavor::Mariadb => mariadb_collation(id),
+        };
+        known.unwrap_or_else(Self::unknown)
     }
 
     /// The set of a column whose table map tells none: bytes.
@@ -169,6 +166,44 @@ impl Charset {
             None
         }
     }
+}
+
+/// The set of one of MySQL's collations. MariaDB has most of them under the same ids.
+fn shared_collation(id: u64) -> Option<Charset> {
+    let id = CollationId::from(u16::try_from(id).ok()?);
+    let collation = Collation::resolve(id);
+    (id != CollationId::UNKNOWN_COLLATION_ID)
+        .then(|| Charset::named(collation.charset, collation.max_len))
+}
+
+/// The set of one of MariaDB's collations.
+fn mariadb_collation(id: u64) -> Option<Charset> {
+    match id {
+        // MySQL's, as far as MariaDB has them; those from 255 on stand for a newer collation of MariaDB's.
+        1..=75 | 77..=247 | 255..=323 => shared_collation(id),
+        // MariaDB's further languages: a page for each of the Unicode sets.
+        0x240..=0x25f => Some(Charset::named("utf8mb3", 3)),
+        0x260..=0x27f => Some(Charset::named("utf8mb4", 4)),
+        0x280..=0x29f => Some(Charset::named("ucs2", 2)),
+        0x2a0..=0x2bf => Some(Charset::named("utf16", 4)),
+        0x2c0..=0x2df => Some(Charset::named("utf16le", 4)),
+        0x2e0..=0x2ff => Some(Charset::named("utf32", 4)),
+        // NO PAD: 1024 more than the collation that pads. What else lies here is free for a user's own collations.
+        0x400..=0x7ff if is_no_pad(id) => shared_collation(id - 0x400),
+        // UCA 14.0.0, named by language and strength in the lower bits.
+        0x800..=0x8ff => Some(Charset::named("utf8mb3", 3)),
+        0x900..=0x9ff => Some(Charset::named("utf8mb4", 4)),
+        0xa00..=0xaff => Some(Charset::named("ucs2", 2)),
+        0xb00..=0xbff => Some(Charset::named("utf16", 4)),
+        0xc00..=0xcff => Some(Charset::named("utf32", 4)),
+        _ => None,
+    }
+}
+
+fn is_no_pad(id: u64) -> bool {
+    tables::MARIADB_NO_PAD
+        .iter()
+        .any(|(first, last)| (*first..=*last).contains(&id))
 }
 
 fn encoding_of(name: &str) -> Encoding {
@@ -449,19 +484,37 @@ mod tests {
 
     #[test]
     fn collation_ids() {
-        assert_eq!(Charset::of_collation(255).name(), "utf8mb4");
-        assert_eq!(Charset::of_collation(8).name(), "latin1");
-        assert!(Charset::of_collation(63).is_binary());
-        assert_eq!(Charset::of_collation(9_999).name(), "unknown");
-        assert_eq!(Charset::of_collation(1 << 40).name(), "unknown");
+        for flavor in [Flavor::Mysql, Flavor::Mariadb] {
+            let name = |id| Charset::of_collation(flavor, id).name();
+            assert_eq!(name(255), "utf8mb4");
+            assert_eq!(name(8), "latin1");
+            assert!(Charset::of_collation(flavor, 63).is_binary());
+            assert_eq!(name(9_999), "unknown");
+            assert_eq!(name(1 << 40), "unknown");
+        }
+        let own = [
+            (1032, "latin1"),
+            (1270, "utf8mb4"),
+            (2048, "utf8mb3"),
+            (3271, "utf32"),
+        ];
+        for (id, name) in own {
+            assert_eq!(Charset::of_collation(Flavor::Mariadb, id).name(), name);
+            // In MySQL these ids are for a user's own collations, which may be of any set.
+            assert_eq!(Charset::of_collation(Flavor::Mysql, id).name(), "unknown");
+        }
+        assert_eq!(
+            Charset::of_collation(Flavor::Mariadb, 1029).name(),
+            "unknown"
+        );
     }
 
     #[test]
     fn any_bytes_in_any_set_decode_to_utf8_or_not_at_all() {
         let mut random = fastrand::Rng::with_seed(7);
-        for id in 0..330 {
-            let charset = Charset::of_collation(id);
-            for _ in 0..200 {
+        for id in (0..330).chain(0x400..0xd00) {
+            let charset = Charset::of_collation(Flavor::Mariadb, id);
+            for _ in 0..100 {
                 let bytes: Vec<u8> = (0..random.usize(0..9)).map(|_| random.u8(..)).collect();
                 let mut out = b"kept".to_vec();
                 let complete = charset.append_utf8(&bytes, &mut out);

@@ -14,6 +14,14 @@ pub(super) type HighHalf = [u16; 128];
 /// the one that encoding_rs gives. A run of characters counts up with the codes; 0 means that MySQL has none for the run.
 pub(super) type Exceptions = [(u32, u32, u32)];
 
+/// The ids of MariaDB's NO PAD collations among those up to 2047, in runs, first and last: `SHOW COLLATION` of 11.8.
+pub(super) const MARIADB_NO_PAD: &[(u64, u64)] = &[
+    (1025, 1025), (1027, 1028), (1030, 1037), (1040, 1040), (1042, 1043), (1046, 1046), (1048, 1050), (1052, 1052),
+    (1054, 1054), (1056, 1057), (1059, 1065), (1067, 1067), (1069, 1071), (1074, 1075), (1077, 1086), (1088, 1099),
+    (1101, 1117), (1119, 1122), (1125, 1125), (1147, 1147), (1152, 1152), (1174, 1174), (1184, 1184), (1206, 1206),
+    (1216, 1216), (1238, 1238), (1248, 1248), (1270, 1270),
+];
+
 /// MySQL's `armscii8`.
 pub(super) const ARMSCII8: HighHalf = [
     0x0080, 0x0081, 0x0082, 0x0083, 0x0084, 0x0085, 0x0086, 0x0087, 0x0088, 0x0089, 0x008a, 0x008b, 0x008c, 0x008d, 0x008e, 0x008f,

@@ -37,6 +37,16 @@ pub enum DecodeError {
         /// What it is and what to do, or nothing.
         hint: &'static str,
     },
+    /// A column of a kind that sdl does not read, though the server writes it as it should: a table to be altered.
+    #[error("column {column} {what}: {remedy}")]
+    Refused {
+        /// The column's name.
+        column: Box<str>,
+        /// What it is.
+        what: &'static str,
+        /// The statement that mends it.
+        remedy: Box<str>,
+    },
     /// The rows event and the table map do not agree on the number of columns.
     #[error("the rows event has {event} columns, its table map {table_map}")]
     ColumnCount {
@@ -91,6 +101,17 @@ pub enum DecodeError {
         /// What is wrong.
         problem: Box<DecodeError>,
     },
+}
+
+impl DecodeError {
+    /// Whether the bytes are as they should be, and the table is to be altered.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused { .. } => true,
+            Self::Column { problem, .. } | Self::Table { problem, .. } => problem.is_refusal(),
+            _ => false,
+        }
+    }
 }
 
 impl From<bson::error::Error> for DecodeError {

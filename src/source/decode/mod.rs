@@ -8,8 +8,8 @@
 //! In reading order:
 //! - `wire`: checked reads of bytes; `error`: what can be wrong with them;
 //! - `rows`: a rows event taken apart, and its rows one after the other;
-//! - `value`: one value, by its column's type; `temporal`, `decimal`, `charset` (with `charset_tables`) for those that need
-//!   more than a line;
+//! - `value`: one value, by its column's type; `temporal`, `decimal`, `uuid_inet`, `charset` (with `charset_tables`) for those that
+//!   need more than a line;
 //! - `json`, `json_bson`, `json_text`, `json_diff`: MySQL's binary JSON, written as BSON or as text, and its changes;
 //! - beside this, `bson_writer` and `large_value`: BSON into a byte vector, values too large for their document.
 //!
@@ -30,6 +30,7 @@ mod json_diff;
 mod json_text;
 mod rows;
 mod temporal;
+mod uuid_inet;
 mod value;
 pub(crate) mod wire;
 

@@ -10,7 +10,7 @@ use super::error::DecodeError;
 use super::json::{Binary, Budget, Node};
 use super::json_bson::{self, Stop};
 use super::wire::{Reader, big_endian, bit_is_set, little_endian};
-use super::{decimal, json_diff, json_text, temporal};
+use super::{decimal, json_diff, json_text, temporal, uuid_inet};
 use crate::bson_writer::{self, element};
 use crate::large_value::{LargeKind, LargeValue};
 use crate::source::schema::{Column, ColumnKind, Label, StringShape};
@@ -18,6 +18,9 @@ use crate::source::schema::{Column, ColumnKind, Label, StringShape};
 /// A value shorter than this, in bytes, stays in its document even while that is too large: the reference that would
 /// replace it takes some 130 bytes.
 const SMALLEST_LARGE_VALUE: usize = 1024;
+
+/// MariaDB's BLOB COMPRESSED; VARCHAR COMPRESSED is the next.
+const COMPRESSED_TYPE: u8 = 140;
 
 /// Where values go.
 pub(crate) struct Target<'t> {
@@ -143,7 +146,9 @@ pub(crate) fn take<'a>(
     reader: &mut Reader<'a>,
 ) -> Result<&'a [u8], DecodeError> {
     let width = match kind {
-        ColumnKind::Integer { width, .. } => usize::from(*width),
+        ColumnKind::Integer { width, .. } | ColumnKind::IntegerOfUnknownSign { width } => {
+            usize::from(*width)
+        }
         ColumnKind::Float | ColumnKind::OldTimestamp => 4,
         ColumnKind::Double | ColumnKind::OldDateTime => 8,
         ColumnKind::Decimal { precision, scale } => decimal::length(*precision, *scale),
@@ -160,9 +165,13 @@ pub(crate) fn take<'a>(
         | ColumnKind::Bytes { length_bytes, .. }
         | ColumnKind::Json { length_bytes }
         | ColumnKind::Geometry { length_bytes, .. }
+        | ColumnKind::Compressed { length_bytes, .. }
         | ColumnKind::Vector { length_bytes, .. } => {
             let length = reader.unsigned(*length_bytes, "length of a value")?;
             usize::try_from(length).unwrap_or(usize::MAX)
+        }
+        ColumnKind::Uuid | ColumnKind::Inet6 | ColumnKind::Inet4 => {
+            usize::from(reader.u8("length of a value")?)
         }
     };
     reader.bytes(width, "value")
@@ -178,6 +187,9 @@ pub(crate) fn append(
     match &column.kind {
         ColumnKind::Integer { width, unsigned } => {
             append_integer(column, *width, *unsigned, reader, target)?
+        }
+        ColumnKind::IntegerOfUnknownSign { width } => {
+            append_integer_of_unknown_sign(column, *width, reader, target)?
         }
         ColumnKind::Float => {
             let value = shortest_double(f32::from_le_bytes(reader.array("float")?));
@@ -248,6 +260,25 @@ pub(crate) fn append(
             };
             target.binary(column, bytes, padded_length);
         }
+        ColumnKind::Uuid => {
+            let bytes = take(&column.kind, reader)?;
+            target.string(column, |out| uuid_inet::append_uuid(bytes, out))?;
+        }
+        ColumnKind::Inet6 => {
+            let bytes = take(&column.kind, reader)?;
+            target.string(column, |out| uuid_inet::append_inet6(bytes, out))?;
+        }
+        ColumnKind::Inet4 => {
+            let bytes = take(&column.kind, reader)?;
+            target.string(column, |out| uuid_inet::append_inet4(bytes, out))?;
+        }
+        // The table is refused before its rows come.
+        ColumnKind::Compressed { .. } => {
+            return Err(DecodeError::UnsupportedType {
+                type_code: COMPRESSED_TYPE,
+                hint: " (COMPRESSED)",
+            });
+        }
         ColumnKind::Enum { labels, .. } => append_enum(column, labels.as_deref(), reader, target)?,
         ColumnKind::Set { labels, .. } => append_set(column, labels.as_deref(), reader, target)?,
         ColumnKind::Json { .. } => {
@@ -295,6 +326,22 @@ fn append_integer(
         (_, false) => target.int64(column, reader.u64(WHAT)?.cast_signed()),
     }
     Ok(())
+}
+
+/// A number as long as it is the same whether the column is UNSIGNED or not; else its bytes, the lowest first, from which
+/// either can be had.
+fn append_integer_of_unknown_sign(
+    column: &Column,
+    width: u8,
+    reader: &mut Reader<'_>,
+    target: &mut Target<'_>,
+) -> Result<(), DecodeError> {
+    let bytes = reader.bytes(usize::from(width), "integer")?;
+    if bytes.last().is_some_and(|highest| *highest >= 0x80) {
+        target.binary(column, bytes, bytes.len());
+        return Ok(());
+    }
+    append_integer(column, width, false, &mut Reader::new(bytes), target)
 }
 
 /// The double that the shortest decimal which reads back to `value` stands for: 0.1 for the FLOAT 0.1, where a plain

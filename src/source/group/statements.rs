@@ -22,12 +22,15 @@ impl Assembler {
         let query: QueryEvent<'_> = ParseBuf(body)
             .parse(context)
             .map_err(|error| self.damaged(format!("QUERY event: {error}")))?;
-        let text = StatementText::of_query(&query);
+        let text = StatementText::of_query(self.documents.flavor(), &query);
         let thread_id = query.thread_id();
         let group = self.group_for("a statement")?;
         group.context.thread_id = thread_id;
         // A marker is known by its bytes, whatever the character set of the session around it.
-        let head = query.query_raw().get(..LONGEST_MARKER).unwrap_or(query.query_raw());
+        let head = query
+            .query_raw()
+            .get(..LONGEST_MARKER)
+            .unwrap_or(query.query_raw());
         let marker = by_bytes(head);
         match statement::classify(&marker) {
             Statement::Begin if !group.begun => {
@@ -171,7 +174,7 @@ impl Assembler {
         let query = QueryEvent::new(load.status_vars_raw().to_vec(), load.schema_raw().to_vec())
             .with_query(load.query_raw().to_vec())
             .with_thread_id(load.thread_id());
-        let text = StatementText::of_query(&query);
+        let text = StatementText::of_query(self.documents.flavor(), &query);
         self.group_for("LOAD DATA")?;
         self.statement(Operation::Statement, text, &query, out)
     }

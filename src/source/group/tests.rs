@@ -14,7 +14,7 @@ fn assembler() -> Assembler {
         ("EXCLUDE_REGEX", r"^shop\.secret$"),
     ];
     let config = Config::from_sources(&Sources::from_environment(settings)).unwrap();
-    Assembler::new(&config, GtidSet::new(), None)
+    Assembler::new(&config, Flavor::Mysql, GtidSet::new(), None)
 }
 
 fn feed(assembler: &mut Assembler, events: &[Event]) -> Result<Vec<Item>> {

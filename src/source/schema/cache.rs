@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::TableSchema;
+use crate::position::Flavor;
 use crate::source::decode::DecodeError;
 use crate::source::decode::wire::Reader;
 
@@ -42,12 +43,16 @@ impl SchemaCache {
     }
 
     /// Takes in the body of a TABLE_MAP event (what follows the 19-byte header, without the checksum) and gives its schema, parsed
-    /// only if the content was not seen before. Rows events that name its table id find it by
+    /// only if the content was not seen before. A cache is for one source, so `flavor` is always the same. Rows events that name its table id find it by
     /// [`SchemaCache::by_table_id`].
     ///
     /// # Errors
     /// When the body cannot be parsed; see [`TableSchema::parse`].
-    pub fn table_map(&mut self, body: &[u8]) -> Result<Arc<TableSchema>, DecodeError> {
+    pub fn table_map(
+        &mut self,
+        flavor: Flavor,
+        body: &[u8],
+    ) -> Result<Arc<TableSchema>, DecodeError> {
         let mut reader = Reader::new(body);
         let table_id = reader.unsigned(6, "table id")?;
         let content = reader.rest();
@@ -61,7 +66,7 @@ impl SchemaCache {
                 content: Arc::clone(content),
                 schema: Arc::clone(schema),
             },
-            None => self.remember(content, TableSchema::parse(body)?),
+            None => self.remember(content, TableSchema::parse(flavor, body)?),
         };
         let schema = Arc::clone(&entry.schema);
         if self.table_ids.len() >= TABLE_IDS_IN_A_GENERATION {

@@ -1,7 +1,6 @@
 //! One column: its name, and all that the decoder has to know about its values, worked out once for each table map.
 
-use crate::source::decode::Charset;
-use crate::source::decode::label_value;
+use crate::source::decode::{Charset, DecodeError, label_value};
 
 /// A column of a table.
 #[derive(Debug)]
@@ -27,6 +26,11 @@ pub enum ColumnKind {
         width: u8,
         /// Whether the column is UNSIGNED.
         unsigned: bool,
+    },
+    /// TINYINT to BIGINT, when the event does not tell whether it is UNSIGNED: MariaDB's `binlog_row_metadata=NO_LOG`.
+    IntegerOfUnknownSign {
+        /// Bytes of a value: 1, 2, 3, 4 or 8.
+        width: u8,
     },
     /// FLOAT, in 4 bytes.
     Float,
@@ -85,6 +89,19 @@ pub enum ColumnKind {
         /// BINARY, VARBINARY or BLOB.
         shape: StringShape,
     },
+    /// MariaDB's VARCHAR, TEXT, VARBINARY or BLOB with the attribute COMPRESSED. It can be passed over, not decoded.
+    Compressed {
+        /// Bytes of a value's length: 1 to 4.
+        length_bytes: u8,
+        /// VARCHAR or TEXT, or the like of bytes.
+        shape: StringShape,
+    },
+    /// MariaDB's UUID. The event has it as BINARY(16), in the order of its text.
+    Uuid,
+    /// MariaDB's INET6. The event has it as BINARY(16).
+    Inet6,
+    /// MariaDB's INET4. The event has it as BINARY(4).
+    Inet4,
     /// ENUM.
     Enum {
         /// Bytes of a value: 1 or 2.
@@ -179,12 +196,32 @@ impl Column {
         }
     }
 
+    /// What is said of a compressed column.
+    pub(crate) fn refused(&self, database: &str, table: &str) -> DecodeError {
+        let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
+        DecodeError::Refused {
+            column: self.name.as_str().into(),
+            what: "is COMPRESSED, which sdl does not read",
+            remedy: format!(
+                "ALTER TABLE {}.{} MODIFY {} … with its definition as SHOW CREATE TABLE gives it, without COMPRESSED; what was \
+                 written before that cannot be recorded: start behind it with a new SOURCE_ID and START_FROM",
+                quoted(database),
+                quoted(table),
+                quoted(&self.name)
+            )
+            .into(),
+        }
+    }
+
     /// The column as it stands in row_changes_schemas.
     pub(crate) fn document(&self) -> bson::Document {
         let mut document = bson::doc! { "name": &self.name, "type": self.kind.type_text() };
         match &self.kind {
             ColumnKind::Integer { unsigned: true, .. } => {
                 document.insert("unsigned", true);
+            }
+            ColumnKind::IntegerOfUnknownSign { .. } => {
+                document.insert("unsigned", bson::Bson::Null);
             }
             ColumnKind::Text { charset, .. } => {
                 document.insert("charset", charset.name());
@@ -232,7 +269,7 @@ impl ColumnKind {
             digits => format!("{name}({digits})"),
         };
         match self {
-            Self::Integer { width, .. } => match width {
+            Self::Integer { width, .. } | Self::IntegerOfUnknownSign { width } => match width {
                 1 => "tinyint".to_owned(),
                 2 => "smallint".to_owned(),
                 3 => "mediumint".to_owned(),
@@ -271,6 +308,18 @@ impl ColumnKind {
                 StringShape::Variable(bytes) => format!("varbinary({bytes})"),
                 StringShape::Large => format!("{}blob", size_prefix(*length_bytes)),
             },
+            Self::Compressed {
+                length_bytes,
+                shape,
+            } => match shape {
+                StringShape::Large => format!("{}blob compressed", size_prefix(*length_bytes)),
+                StringShape::Fixed(bytes) | StringShape::Variable(bytes) => {
+                    format!("varbinary({bytes}) compressed")
+                }
+            },
+            Self::Uuid => "uuid".to_owned(),
+            Self::Inet6 => "inet6".to_owned(),
+            Self::Inet4 => "inet4".to_owned(),
             Self::Enum { .. } => "enum".to_owned(),
             Self::Set { .. } => "set".to_owned(),
             Self::Json { .. } => "json".to_owned(),

@@ -1,6 +1,8 @@
 //! The body of a TABLE_MAP event, taken apart.
 
 use super::column::{Column, ColumnKind, Label, StringShape};
+use super::wire_type::{WireType, type_code, wire_types};
+use crate::position::Flavor;
 use crate::source::decode::wire::{Reader, bit_is_set, bit_is_set_high_first};
 use crate::source::decode::{Charset, DecodeError};
 
@@ -11,39 +13,6 @@ pub(super) struct Parts {
     pub(super) columns: Vec<Column>,
     pub(super) key: Vec<usize>,
     pub(super) resolved: bool,
-}
-
-/// MySQL's column types, as the event has them (`enum_field_types` in include/field_types.h).
-mod type_code {
-    pub(super) const TINY: u8 = 1;
-    pub(super) const SHORT: u8 = 2;
-    pub(super) const LONG: u8 = 3;
-    pub(super) const FLOAT: u8 = 4;
-    pub(super) const DOUBLE: u8 = 5;
-    pub(super) const TIMESTAMP: u8 = 7;
-    pub(super) const LONGLONG: u8 = 8;
-    pub(super) const INT24: u8 = 9;
-    pub(super) const DATE: u8 = 10;
-    pub(super) const TIME: u8 = 11;
-    pub(super) const DATETIME: u8 = 12;
-    pub(super) const YEAR: u8 = 13;
-    pub(super) const NEWDATE: u8 = 14;
-    pub(super) const VARCHAR: u8 = 15;
-    pub(super) const BIT: u8 = 16;
-    pub(super) const TIMESTAMP2: u8 = 17;
-    pub(super) const DATETIME2: u8 = 18;
-    pub(super) const TIME2: u8 = 19;
-    pub(super) const TYPED_ARRAY: u8 = 20;
-    pub(super) const VECTOR: u8 = 242;
-    pub(super) const JSON: u8 = 245;
-    pub(super) const NEWDECIMAL: u8 = 246;
-    pub(super) const ENUM: u8 = 247;
-    pub(super) const SET: u8 = 248;
-    pub(super) const TINY_BLOB: u8 = 249;
-    pub(super) const BLOB: u8 = 252;
-    pub(super) const VAR_STRING: u8 = 253;
-    pub(super) const STRING: u8 = 254;
-    pub(super) const GEOMETRY: u8 = 255;
 }
 
 /// The kinds of optional metadata (`Table_map_event::Optional_metadata_field_type`).
@@ -63,46 +32,11 @@ mod metadata {
     pub(super) const VECTOR_DIMENSIONALITY: u8 = 13;
 }
 
-/// A column's type byte, with STRING resolved to what it really is, and its metadata.
-#[derive(Clone, Copy)]
-struct WireType {
-    code: u8,
-    /// Meaning depends on the type: fractional digits, a length, a width, precision and scale.
-    first: u8,
-    second: u8,
-}
-
-impl WireType {
-    fn is_numeric(self) -> bool {
-        use type_code::*;
-        matches!(
-            self.code,
-            TINY | SHORT | INT24 | LONG | LONGLONG | FLOAT | DOUBLE | NEWDECIMAL | YEAR
-        )
-    }
-
-    /// Which columns the list of character sets counts. MySQL's rule; MariaDB leaves out VECTOR and counts GEOMETRY.
-    fn is_character(self) -> bool {
-        use type_code::*;
-        matches!(
-            self.code,
-            STRING | VAR_STRING | VARCHAR | TINY_BLOB..=BLOB | VECTOR
-        )
-    }
-
-    fn is_enum_or_set(self) -> bool {
-        matches!(self.code, type_code::ENUM | type_code::SET)
-    }
-
-    /// VARCHAR's length: little-endian, unlike the other pairs.
-    fn length(self) -> u32 {
-        u32::from(u16::from_le_bytes([self.first, self.second]))
-    }
-}
-
 /// The optional metadata, not yet laid over the columns.
 #[derive(Default)]
 struct OptionalMetadata<'a> {
+    /// Whether there is none at all.
+    is_empty: bool,
     signedness: Option<&'a [u8]>,
     charsets: Option<CharsetList>,
     enum_and_set_charsets: Option<CharsetList>,
@@ -134,7 +68,7 @@ impl CharsetList {
     }
 }
 
-pub(super) fn parse(body: &[u8]) -> Result<Parts, DecodeError> {
+pub(super) fn parse(flavor: Flavor, body: &[u8]) -> Result<Parts, DecodeError> {
     let mut reader = Reader::new(body);
     reader.bytes(6, "table id")?;
     reader.u16("table map flags")?;
@@ -144,7 +78,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Parts, DecodeError> {
         table: format!("{database}.{table}").into_boxed_str(),
         problem: Box::new(problem),
     };
-    let (columns, key, resolved) = parse_columns(reader).map_err(within_table)?;
+    let (columns, key, resolved) = parse_columns(flavor, reader).map_err(within_table)?;
     Ok(Parts {
         database,
         table,
@@ -160,13 +94,16 @@ fn name(reader: &mut Reader<'_>, what: &'static str) -> Result<String, DecodeErr
     String::from_utf8(bytes.to_vec()).map_err(|_| DecodeError::NotUtf8(what))
 }
 
-fn parse_columns(mut reader: Reader<'_>) -> Result<(Vec<Column>, Vec<usize>, bool), DecodeError> {
+fn parse_columns(
+    flavor: Flavor,
+    mut reader: Reader<'_>,
+) -> Result<(Vec<Column>, Vec<usize>, bool), DecodeError> {
     let types = reader.length_encoded_bytes("column types")?;
     let type_metadata = reader.length_encoded_bytes("column metadata")?;
     let nullable = reader.bytes(types.len().div_ceil(8), "nullable columns")?;
-    let types = wire_types(types, type_metadata)?;
+    let types = wire_types(flavor, types, type_metadata)?;
     let optional = optional_metadata(reader)?;
-    let columns = build_columns(&types, nullable, &optional)?;
+    let columns = build_columns(flavor, &types, nullable, &optional)?;
     if let Some(index) = optional.key.iter().find(|index| **index >= columns.len()) {
         return Err(DecodeError::Unexpected {
             what: "primary key column",
@@ -177,55 +114,11 @@ fn parse_columns(mut reader: Reader<'_>) -> Result<(Vec<Column>, Vec<usize>, boo
     Ok((columns, optional.key, optional.names.is_some()))
 }
 
-fn wire_types(types: &[u8], type_metadata: &[u8]) -> Result<Vec<WireType>, DecodeError> {
-    use type_code::*;
-    let mut reader = Reader::new(type_metadata);
-    let mut result = Vec::with_capacity(types.len());
-    for &code in types {
-        let (first, second) = match code {
-            FLOAT | DOUBLE | TIMESTAMP2..=TIME2 | VECTOR | JSON | TINY_BLOB..=BLOB | GEOMETRY => {
-                (reader.u8("column metadata")?, 0)
-            }
-            VARCHAR | BIT | NEWDECIMAL | ENUM | SET | VAR_STRING | STRING => {
-                (reader.u8("column metadata")?, reader.u8("column metadata")?)
-            }
-            TINY | SHORT | LONG | LONGLONG | INT24 | DATE | NEWDATE | TIME | DATETIME
-            | TIMESTAMP | YEAR => (0, 0),
-            TYPED_ARRAY => {
-                let hint = ": the hidden column of a multi-valued index, which servers since 8.0.23 do not log";
-                return Err(DecodeError::UnsupportedType {
-                    type_code: code,
-                    hint,
-                });
-            }
-            _ => {
-                return Err(DecodeError::UnsupportedType {
-                    type_code: code,
-                    hint: "",
-                });
-            }
-        };
-        // ENUM and SET say so in the first metadata byte of a STRING; so does a CHAR, whose bits 4 and 5 of that byte may
-        // in addition hold, inverted, bits 8 and 9 of its length.
-        let wire_type = match (code, first) {
-            (STRING, ENUM | SET) => WireType {
-                code: first,
-                first,
-                second,
-            },
-            _ => WireType {
-                code,
-                first,
-                second,
-            },
-        };
-        result.push(wire_type);
-    }
-    Ok(result)
-}
-
 fn optional_metadata(mut reader: Reader<'_>) -> Result<OptionalMetadata<'_>, DecodeError> {
-    let mut optional = OptionalMetadata::default();
+    let mut optional = OptionalMetadata {
+        is_empty: reader.is_empty(),
+        ..OptionalMetadata::default()
+    };
     while !reader.is_empty() {
         let kind = reader.u8("optional metadata")?;
         let value = reader.length_encoded_bytes("optional metadata")?;
@@ -326,6 +219,7 @@ struct Taken {
 }
 
 fn build_columns(
+    flavor: Flavor,
     types: &[WireType],
     nullable: &[u8],
     optional: &OptionalMetadata<'_>,
@@ -339,7 +233,10 @@ fn build_columns(
             expected: types.len(),
         });
     }
-    check_counts(types, optional)?;
+    // MariaDB's binlog_row_metadata=NO_LOG, its default: nothing but the types.
+    if flavor == Flavor::Mysql || !optional.is_empty {
+        check_counts(flavor, types, optional)?;
+    }
     let mut taken = Taken::default();
     let mut columns = Vec::with_capacity(types.len());
     for (index, wire_type) in types.iter().enumerate() {
@@ -347,7 +244,7 @@ fn build_columns(
             Some(bytes) => column_name(bytes)?,
             None => format!("@{}", index + 1),
         };
-        let kind = column_kind(*wire_type, optional, &mut taken)?;
+        let kind = column_kind(flavor, *wire_type, optional, &mut taken)?;
         let visible = optional
             .visibility
             .is_none_or(|bits| bit_is_set_high_first(bits, index));
@@ -375,7 +272,11 @@ fn column_name(bytes: &[u8]) -> Result<String, DecodeError> {
 
 /// The lists without which a value would be misread have to be there and complete: INT UNSIGNED taken for INT is a wrong
 /// number, and a list that is shifted by one column is worse.
-fn check_counts(types: &[WireType], optional: &OptionalMetadata<'_>) -> Result<(), DecodeError> {
+fn check_counts(
+    flavor: Flavor,
+    types: &[WireType],
+    optional: &OptionalMetadata<'_>,
+) -> Result<(), DecodeError> {
     let numeric = types
         .iter()
         .filter(|wire_type| wire_type.is_numeric())
@@ -390,7 +291,7 @@ fn check_counts(types: &[WireType], optional: &OptionalMetadata<'_>) -> Result<(
     }
     let character = types
         .iter()
-        .filter(|wire_type| wire_type.is_character())
+        .filter(|wire_type| wire_type.is_character(flavor))
         .count();
     let enum_or_set = types
         .iter()
@@ -471,6 +372,7 @@ fn next(counter: &mut usize) -> usize {
 }
 
 fn column_kind(
+    flavor: Flavor,
     wire_type: WireType,
     optional: &OptionalMetadata<'_>,
     taken: &mut Taken,
@@ -481,20 +383,27 @@ fn column_kind(
         first,
         second,
     } = wire_type;
-    let unsigned = wire_type.is_numeric()
-        && optional
-            .signedness
-            .is_some_and(|bits| bit_is_set_high_first(bits, next(&mut taken.numeric)));
-    let charset = if wire_type.is_character() {
+    let unsigned = match optional.signedness {
+        Some(bits) if wire_type.is_numeric() => {
+            Some(bit_is_set_high_first(bits, next(&mut taken.numeric)))
+        }
+        _ => None,
+    };
+    let charset = if wire_type.is_character(flavor) {
         let index = next(&mut taken.character);
         let collation = optional.charsets.as_ref().and_then(|list| list.of(index));
-        collation.map_or_else(Charset::unknown, Charset::of_collation)
+        collation.map_or_else(Charset::unknown, |id| Charset::of_collation(flavor, id))
     } else {
         Charset::unknown()
     };
     let fraction_digits = |digits| in_range("fractional digits", digits, 0..=6, "0 to 6");
     let length_bytes = |bytes| in_range("length of a length", bytes, 1..=4, "1 to 4");
-    let integer = |width| Ok(ColumnKind::Integer { width, unsigned });
+    let integer = |width| {
+        Ok(match unsigned {
+            Some(unsigned) => ColumnKind::Integer { width, unsigned },
+            None => ColumnKind::IntegerOfUnknownSign { width },
+        })
+    };
     match code {
         TINY => integer(1),
         SHORT => integer(2),
@@ -534,7 +443,7 @@ fn column_kind(
         TIME => Ok(ColumnKind::OldTime),
         DATETIME => Ok(ColumnKind::OldDateTime),
         TIMESTAMP => Ok(ColumnKind::OldTimestamp),
-        ENUM | SET => enum_or_set(wire_type, optional, taken),
+        ENUM | SET => enum_or_set(flavor, wire_type, optional, taken),
         JSON => Ok(ColumnKind::Json {
             length_bytes: length_bytes(first)?,
         }),
@@ -566,21 +475,38 @@ fn column_kind(
         VARCHAR | VAR_STRING => {
             let length = wire_type.length();
             Ok(string(
-                if length > 255 { 2 } else { 1 },
+                bytes_of_length(length),
                 StringShape::Variable(length),
                 charset,
             ))
+        }
+        BLOB_COMPRESSED => Ok(ColumnKind::Compressed {
+            length_bytes: length_bytes(first)?,
+            shape: StringShape::Large,
+        }),
+        VARCHAR_COMPRESSED => {
+            // A byte of its own says how the value is compressed.
+            let length = wire_type.length();
+            Ok(ColumnKind::Compressed {
+                length_bytes: bytes_of_length(length),
+                shape: StringShape::Variable(length.saturating_sub(1)),
+            })
         }
         // What is left is STRING. Bits 4 and 5 of the first byte, inverted, are bits 8 and 9 of the length.
         _ => {
             let length = u32::from((first & 0x30) ^ 0x30) << 4 | u32::from(second);
             Ok(string(
-                if length > 255 { 2 } else { 1 },
+                bytes_of_length(length),
                 StringShape::Fixed(length),
                 charset,
             ))
         }
     }
+}
+
+/// How many bytes tell the length of a value of at most `length` bytes.
+fn bytes_of_length(length: u32) -> u8 {
+    if length > 255 { 2 } else { 1 }
 }
 
 fn string(length_bytes: u8, shape: StringShape, charset: Charset) -> ColumnKind {
@@ -599,6 +525,7 @@ fn string(length_bytes: u8, shape: StringShape, charset: Charset) -> ColumnKind 
 }
 
 fn enum_or_set(
+    flavor: Flavor,
     wire_type: WireType,
     optional: &OptionalMetadata<'_>,
     taken: &mut Taken,
@@ -608,7 +535,7 @@ fn enum_or_set(
         .enum_and_set_charsets
         .as_ref()
         .and_then(|list| list.of(index))
-        .map(Charset::of_collation);
+        .map(|id| Charset::of_collation(flavor, id));
     // Without a character set the labels stay bytes.
     let decode = |lists: &Option<Vec<Vec<&[u8]>>>, index: usize| {
         let labels = lists.as_ref().and_then(|lists| lists.get(index))?;

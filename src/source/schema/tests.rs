@@ -6,7 +6,7 @@ use super::*;
 use crate::source::decode::captured::{self, bytes};
 
 fn parse(hex: &str) -> TableSchema {
-    TableSchema::parse(&bytes(hex)).unwrap()
+    TableSchema::parse(Flavor::Mysql, &bytes(hex)).unwrap()
 }
 
 #[test]
@@ -86,11 +86,14 @@ fn the_document_is_what_the_id_is_the_hash_of() {
     let mut other = bytes(captured::ALL_TYPES);
     other[0] ^= 1;
     other[9] = b'u';
-    let renamed = TableSchema::parse(&other).unwrap();
+    let renamed = TableSchema::parse(Flavor::Mysql, &other).unwrap();
     assert_eq!((renamed.database.as_str(), &renamed.id), ("u2", &schema.id));
     let place = other.windows(3).position(|bytes| bytes == b"big").unwrap();
     other[place] = b'p';
-    assert_ne!(TableSchema::parse(&other).unwrap().id, schema.id);
+    assert_ne!(
+        TableSchema::parse(Flavor::Mysql, &other).unwrap().id,
+        schema.id
+    );
 }
 
 #[test]
@@ -154,7 +157,7 @@ fn without_metadata_kinds(hex: &str, dropped: &[u8]) -> Vec<u8> {
 fn without_names_columns_are_numbered_and_labels_unknown() {
     // What binlog_row_metadata=MINIMAL leaves out.
     let body = without_metadata_kinds(captured::ALL_TYPES, &[4, 5, 6, 8, 9, 10, 11, 12]);
-    let schema = TableSchema::parse(&body).unwrap();
+    let schema = TableSchema::parse(Flavor::Mysql, &body).unwrap();
     assert!(!schema.resolved);
     assert_eq!(
         (
@@ -179,7 +182,7 @@ fn lists_without_which_values_would_be_misread_must_be_there() {
     for kind in [1, 2, 3, 5, 6] {
         let body = without_metadata_kinds(captured::ALL_TYPES, &[kind]);
         let is_there = bytes(captured::ALL_TYPES) != body;
-        let error = TableSchema::parse(&body);
+        let error = TableSchema::parse(Flavor::Mysql, &body);
         assert_eq!(error.is_err(), is_there, "kind {kind}");
         if let Err(error) = error {
             assert!(
@@ -198,7 +201,7 @@ fn damaged_table_maps_are_errors_and_never_panic() {
     for hex in [captured::ALL_TYPES, captured::CHARSETS, captured::JSON] {
         let body = bytes(hex);
         for length in 0..body.len() {
-            let _ = TableSchema::parse(&body[..length]);
+            let _ = TableSchema::parse(Flavor::Mysql, &body[..length]);
         }
         for _ in 0..20_000 {
             let mut damaged = body.clone();
@@ -206,7 +209,7 @@ fn damaged_table_maps_are_errors_and_never_panic() {
                 let place = random.usize(..damaged.len());
                 damaged[place] = random.u8(..);
             }
-            if let Ok(schema) = TableSchema::parse(&damaged) {
+            if let Ok(schema) = TableSchema::parse(Flavor::Mysql, &damaged) {
                 let _ = schema.document();
             }
         }
@@ -217,11 +220,17 @@ fn damaged_table_maps_are_errors_and_never_panic() {
 fn the_cache_parses_a_content_once() {
     let mut cache = SchemaCache::new();
     let body = bytes(captured::JSON);
-    let schema = cache.table_map(&body).unwrap();
+    let schema = cache.table_map(Flavor::Mysql, &body).unwrap();
     let mut again = body.clone();
     again[0] ^= 0xff;
-    assert!(Arc::ptr_eq(&schema, &cache.table_map(&body).unwrap()));
-    assert!(Arc::ptr_eq(&schema, &cache.table_map(&again).unwrap()));
+    assert!(Arc::ptr_eq(
+        &schema,
+        &cache.table_map(Flavor::Mysql, &body).unwrap()
+    ));
+    assert!(Arc::ptr_eq(
+        &schema,
+        &cache.table_map(Flavor::Mysql, &again).unwrap()
+    ));
     let table_id = |body: &[u8]| {
         u64::from_le_bytes([body[0], body[1], body[2], body[3], body[4], body[5], 0, 0])
     };
@@ -231,11 +240,14 @@ fn the_cache_parses_a_content_once() {
     ));
     cache.forget_table_ids();
     assert!(cache.by_table_id(table_id(&body)).is_none());
-    assert!(Arc::ptr_eq(&schema, &cache.table_map(&body).unwrap()));
+    assert!(Arc::ptr_eq(
+        &schema,
+        &cache.table_map(Flavor::Mysql, &body).unwrap()
+    ));
     // The latest table maps are known, however many came.
     for id in 0..20_000_u32 {
         again[..4].copy_from_slice(&id.to_le_bytes());
-        let _ = cache.table_map(&again).unwrap();
+        let _ = cache.table_map(Flavor::Mysql, &again).unwrap();
         assert!(cache.by_table_id(table_id(&again)).is_some());
     }
 }

@@ -4,10 +4,11 @@ use bson::{Bson, Document, doc};
 
 use super::*;
 use crate::large_value::LargeKind;
+use crate::position::Flavor;
 use crate::source::decode::captured::{self, bytes};
 
 fn schema(hex: &str) -> TableSchema {
-    TableSchema::parse(&bytes(hex)).unwrap()
+    TableSchema::parse(Flavor::Mysql, &bytes(hex)).unwrap()
 }
 
 #[derive(Debug)]
@@ -319,7 +320,7 @@ fn blobs(lengths: &[usize]) -> (TableSchema, Vec<u8>) {
         row.extend((*length as u32).to_le_bytes());
         row.resize(row.len() + length, index as u8);
     }
-    (TableSchema::parse(&map).unwrap(), row)
+    (TableSchema::parse(Flavor::Mysql, &map).unwrap(), row)
 }
 
 #[test]
@@ -367,7 +368,7 @@ fn a_row_that_grows_in_bson_is_kept_small_too() {
     map.push(8);
     map.extend([4; 8]);
     map.push(0xff);
-    let schema = TableSchema::parse(&map).unwrap();
+    let schema = TableSchema::parse(Flavor::Mysql, &map).unwrap();
     let mut row = body[..8].to_vec();
     row.extend([2, 0, 8, 0xff, 0]);
     for _ in 0..8 {
