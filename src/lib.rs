@@ -1,4 +1,4 @@
-//! sdl reads the binlog of a MySQL server as a replica does, and keeps every row change as an audit document in MongoDB:
+//! sdl reads the binlog of a MySQL or MariaDB server as a replica does, and keeps every row change as an audit document in MongoDB:
 //! exactly once, in order, lossless in every value, nothing skipped in silence.
 //!
 //! The pipeline, in the order in which a change passes it; each module opens with what it guarantees and how it resumes:
