@@ -24,3 +24,5 @@ mod statements;
 mod tables;
 #[path = "recorded/transactions.rs"]
 mod transactions;
+#[path = "recorded/unlogged.rs"]
+mod unlogged;
