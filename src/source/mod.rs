@@ -20,6 +20,7 @@ pub mod preflight;
 pub mod schema;
 mod statement;
 mod stream;
+mod unlogged;
 #[cfg(test)]
 mod wire_events;
 
@@ -181,7 +182,7 @@ impl Reader {
         let config = Arc::clone(&self.config);
         let (address, mut connection, facts) = connect_any(&config, Some(self.flavor)).await?;
         preflight::judge(&facts, self.assembler.read())?;
-        self.look_at_tables(&mut connection, &facts).await?;
+        self.look_at_tables(address, &mut connection, &facts).await?;
         let leave_out = self.assembler.leave_out(&facts.purged);
         let mut stream =
             Stream::open(connection, self.flavor, &config, self.epoch, &leave_out).await?;
@@ -223,9 +224,11 @@ impl Reader {
         }
     }
 
-    /// Asks once at start, and again of another server, for tables that cannot be read.
+    /// Asks once at start, and again of another server, for tables that cannot be read, and for changes that its binlog will
+    /// not hold.
     async fn look_at_tables(
         &mut self,
+        address: &MysqlAddress,
         connection: &mut Conn,
         facts: &preflight::Facts,
     ) -> Result<()> {
@@ -236,6 +239,7 @@ impl Reader {
             let config = Arc::clone(&self.config);
             schema::refused::check(connection, |table| config.tables.includes(table)).await?;
         }
+        unlogged::look_at(address, &self.config);
         self.looked_at.clone_from(&facts.server_uuid);
         Ok(())
     }

@@ -71,37 +71,22 @@ const VARIABLES: &[&str] = &[
     "sync_binlog",
 ];
 
-/// Tells about each server once, until another one is read.
-#[derive(Debug, Default)]
-pub(super) struct Unlogged {
-    server: String,
-}
-
-impl Unlogged {
-    /// Looks at a server, in a task of its own, and logs what its binlog will not hold. `server` is its identity.
-    pub(super) fn look_at(&mut self, server: &str, address: &MysqlAddress, config: &Arc<Config>) {
-        if self.server == server {
-            return;
+/// Looks at a server, in a task of its own, and logs what its binlog will not hold.
+pub(super) fn look_at(address: &MysqlAddress, config: &Arc<Config>) {
+    let (address, config) = (address.clone(), Arc::clone(config));
+    tokio::spawn(async move {
+        let warnings = look(&config, &address).await;
+        for warning in &warnings {
+            tracing::warn!(address = %address, "the binlog does not hold every change: {warning}");
         }
-        server.clone_into(&mut self.server);
-        let (address, config) = (address.clone(), Arc::clone(config));
-        tokio::spawn(async move {
-            let warnings = look(&config, &address).await;
-            for warning in &warnings {
-                tracing::warn!(address = %address, "the binlog does not hold every change: {warning}");
-            }
-            tracing::debug!(address = %address, warnings = warnings.len(), "asked what the binlog leaves out");
-        });
-    }
+        tracing::debug!(address = %address, warnings = warnings.len(), "asked what the binlog leaves out");
+    });
 }
 
 async fn look(config: &Config, address: &MysqlAddress) -> Vec<String> {
     let asked = async {
         let mut connection = connect::connect(config, address).await?;
-        let facts = ask(&mut connection, |table| {
-            config.include.is_match(table) && !config.exclude.is_match(table)
-        })
-        .await?;
+        let facts = ask(&mut connection, |table| config.tables.includes(table)).await?;
         let _ = connection.disconnect().await;
         Ok::<_, crate::error::Error>(facts)
     };
