@@ -6,12 +6,18 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use tokio::sync::OnceCell;
 
-use super::{CATCH_UP, Daemon, Mongod, Mysqld, Settings, caught_up, mongo};
+use super::{CATCH_UP, Daemon, Flavor, Mongod, Mysqld, Settings, caught_up, mongo};
 
 /// The server that the tests of one file share; each writes a database of its own.
 pub async fn shared_mysqld() -> &'static Mysqld {
-    static SHARED: OnceCell<Mysqld> = OnceCell::const_new();
-    SHARED.get_or_init(Mysqld::start).await
+    shared(Flavor::Mysql).await
+}
+
+async fn shared(flavor: Flavor) -> &'static Mysqld {
+    static SHARED: [OnceCell<Mysqld>; 3] = [const { OnceCell::const_new() }; 3];
+    SHARED[flavor as usize]
+        .get_or_init(|| Mysqld::start_as(flavor, &[]))
+        .await
 }
 
 /// A daemon that records one database from now on, and where it writes.
@@ -28,7 +34,12 @@ pub struct Audit {
 impl Audit {
     /// Makes the MySQL database `schema` and starts to record it.
     pub async fn of(schema: &'static str) -> Self {
-        let (mysqld, mongod) = tokio::join!(shared_mysqld(), Mongod::shared());
+        Self::on(Flavor::Mysql, schema).await
+    }
+
+    /// Makes the database `schema` on the shared server of a flavor and starts to record it.
+    pub async fn on(flavor: Flavor, schema: &'static str) -> Self {
+        let (mysqld, mongod) = tokio::join!(shared(flavor), Mongod::shared());
         mysqld.exec(format!("CREATE DATABASE {schema}")).await;
         let settings = Settings::new(mysqld, mongod)
             .set("START_FROM", "current")

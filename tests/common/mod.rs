@@ -60,6 +60,15 @@ macro_rules! on_every_server {
 }
 pub(crate) use on_every_server;
 
+/// Tests of what MariaDB alone has.
+macro_rules! on_every_mariadb {
+    ($($name:ident),+ $(,)?) => {
+        $crate::common::on_flavor! { on_10, Mariadb10, $($name),+ }
+        $crate::common::on_flavor! { on_11, Mariadb11, $($name),+ }
+    };
+}
+pub(crate) use on_every_mariadb;
+
 macro_rules! on_flavor {
     ($module:ident, $flavor:ident, $($name:ident),+) => {
         mod $module {

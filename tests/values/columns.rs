@@ -688,7 +688,7 @@ fn others(flavor: Flavor) -> Vec<Column> {
         Column::new(
             "point",
             if flavor.is_mariadb() {
-                "POINT NOT NULL REF_SYSTEM_ID=4326"
+                "POINT REF_SYSTEM_ID=4326 NOT NULL"
             } else {
                 "POINT NOT NULL SRID 4326"
             },
