@@ -124,19 +124,27 @@ impl Assembler {
                 Kind::WrongServer,
                 format!(
                     "the server has another history than the recorded one: transaction {gtid} was committed at {} when it was \
-                     recorded, and at {timestamp} here; its binlogs were reset (RESET BINARY LOGS AND GTIDS) or it was \
+                     recorded, and at {timestamp} here; its binlogs were reset ({}) or it was \
                      restored, and GTIDs were used again; what they stand for now is not recorded; give the server a new \
                      SOURCE_ID",
-                    last.timestamp
+                    last.timestamp,
+                    match gtid {
+                        Gtid::Mysql(_) => "RESET BINARY LOGS AND GTIDS",
+                        Gtid::Mariadb(_) => "RESET MASTER",
+                    }
                 ),
             )),
-            _ => Err(self.damaged(match gtid {
-                Gtid::Mysql(_) => format!("transaction {gtid} comes a second time"),
-                Gtid::Mariadb(_) => format!(
+            // Read again, it would be the same; and the server, whose newest is no longer the recorded one, would be taken
+            // for a wrong one.
+            _ if matches!(gtid, Gtid::Mariadb(_)) => Err(Error::new(
+                Kind::WrongServer,
+                format!(
                     "transaction {gtid} comes after a later one of its domain; with numbers that do not grow nothing can be \
-                     recorded exactly once: SET GLOBAL gtid_strict_mode=ON, and let one server at a time write into a domain"
+                     recorded exactly once: SET GLOBAL gtid_strict_mode=ON, let one server at a time write into a domain, \
+                     and give the source a new SOURCE_ID"
                 ),
-            })),
+            )),
+            _ => Err(self.damaged(format!("transaction {gtid} comes a second time"))),
         }
     }
 }
