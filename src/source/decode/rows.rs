@@ -119,10 +119,15 @@ impl<'a> RowsEvent<'a> {
         let after = image(kind != RowsKind::Delete)?;
         let rows = reader.rest();
         // Images without a column take no bytes: then the event is one row. One without a table has no row at all.
-        let is_one_empty_row = before.null_bytes + after.null_bytes == 0
-            && rows.is_empty()
-            && table_id != NO_TABLE
-            && !is_partial;
+        let takes_no_bytes = before.null_bytes + after.null_bytes == 0 && !is_partial;
+        if takes_no_bytes && !rows.is_empty() {
+            return Err(DecodeError::Unexpected {
+                what: "bytes of rows",
+                found: rows.len() as u64,
+                expected: "none, since no column is in their images",
+            });
+        }
+        let is_one_empty_row = takes_no_bytes && table_id != NO_TABLE;
         Ok(Self {
             table_id,
             kind,

@@ -226,6 +226,20 @@ fn an_event_that_only_ends_a_statement_has_no_rows() {
 }
 
 #[test]
+fn rows_without_columns_are_never_endless() {
+    // One column that is not in the image, and yet a byte of rows: each row would take nothing of it.
+    for kind in [30, 31, 32] {
+        let images = if kind == 31 { 2 } else { 1 };
+        let mut body = vec![1, 0, 0, 0, 0, 0, 1, 0, 2, 0, 1];
+        body.extend(std::iter::repeat_n(0, images));
+        RowsEvent::parse(kind, &body).unwrap();
+        body.push(7);
+        let error = RowsEvent::parse(kind, &body).unwrap_err().to_string();
+        assert!(error.contains("no column is in their images"), "{error}");
+    }
+}
+
+#[test]
 fn a_schema_of_another_table_is_refused() {
     let error = decode(
         30,
