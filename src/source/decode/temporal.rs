@@ -3,13 +3,24 @@
 //! Where the formats come from: `my_time_packed_to_binary`, `TIME_from_longlong_datetime_packed` and their kin in the
 //! server's mysys/my_time.cc; the manual's "Date and Time Data Type Representation" (MySQL Internals). Guarantees: all of the
 //! column's fractional digits are there, zero dates and the sign of a negative TIME are kept. Only TIMESTAMP is an instant:
-//! it is written in UTC as RFC 3339; its zero is no instant and stays MySQL's '0000-00-00 00:00:00'.
+//! it is written in UTC as RFC 3339; its zero is no instant and stays MySQL's '0000-00-00 00:00:00'. What a text could not say
+//! exactly, no server stores: a year past 9999, an hour past 838, a fraction with more digits than the column has. It is an
+//! error, never another date.
 
 use super::error::DecodeError;
 use super::wire::{Reader, big_endian};
 
 /// Fractional digits of dates and times inside JSON.
 const JSON_FRACTION_DIGITS: u8 = 6;
+
+#[cold]
+fn out_of_range(what: &'static str, found: u64, expected: &'static str) -> DecodeError {
+    DecodeError::Unexpected {
+        what,
+        found,
+        expected,
+    }
+}
 
 #[inline]
 fn two_digits(out: &mut Vec<u8>, value: u64) {
@@ -18,13 +29,17 @@ fn two_digits(out: &mut Vec<u8>, value: u64) {
 }
 
 #[inline]
-fn date(out: &mut Vec<u8>, year: u64, month: u64, day: u64) {
+fn date(out: &mut Vec<u8>, year: u64, month: u64, day: u64) -> Result<(), DecodeError> {
+    if year > 9999 {
+        return Err(out_of_range("year", year, "0 to 9999"));
+    }
     two_digits(out, year / 100);
     two_digits(out, year);
     out.push(b'-');
     two_digits(out, month);
     out.push(b'-');
     two_digits(out, day);
+    Ok(())
 }
 
 #[inline]
@@ -61,23 +76,37 @@ pub(crate) fn fraction_length(digits: u8) -> usize {
     usize::from(digits.div_ceil(2))
 }
 
-/// A fraction, big-endian, in hundredths, ten-thousandths or millionths of a second, as microseconds.
+/// A fraction in hundredths, ten-thousandths or millionths of a second, as microseconds.
+#[inline]
+fn microseconds(stored: u64, digits: u8) -> Result<u64, DecodeError> {
+    let (in_microseconds, place_of_the_last_digit) = match digits {
+        0 => (0, 1),
+        1 => (stored * 10_000, 100_000),
+        2 => (stored * 10_000, 10_000),
+        3 => (stored * 100, 1_000),
+        4 => (stored * 100, 100),
+        5 => (stored, 10),
+        _ => (stored, 1),
+    };
+    if in_microseconds > 999_999 || in_microseconds % place_of_the_last_digit != 0 {
+        let expected = "no more digits than the column has";
+        return Err(out_of_range("fraction of a second", stored, expected));
+    }
+    Ok(in_microseconds)
+}
+
+/// A fraction, big-endian, as microseconds.
 #[inline]
 fn read_fraction(reader: &mut Reader<'_>, digits: u8) -> Result<u64, DecodeError> {
-    let value = big_endian(reader.bytes(fraction_length(digits), "fraction of a second")?);
-    Ok(match digits {
-        0..=2 => value * 10_000,
-        3..=4 => value * 100,
-        _ => value,
-    })
+    let bytes = reader.bytes(fraction_length(digits), "fraction of a second")?;
+    microseconds(big_endian(bytes), digits)
 }
 
 /// DATE.
 #[inline]
 pub(crate) fn append_date(reader: &mut Reader<'_>, out: &mut Vec<u8>) -> Result<(), DecodeError> {
     let value = reader.unsigned(3, "date")?;
-    date(out, value >> 9, value >> 5 & 15, value & 31);
-    Ok(())
+    date(out, value >> 9, value >> 5 & 15, value & 31)
 }
 
 /// TIME(n).
@@ -96,13 +125,7 @@ pub(crate) fn append_time(
     let magnitude = value.unsigned_abs();
     let whole = magnitude >> fraction_bits;
     let rest = magnitude & ((1 << fraction_bits) - 1);
-    let microseconds = match digits {
-        0..=2 => rest * 10_000,
-        3..=4 => rest * 100,
-        _ => rest,
-    };
-    append_signed_time(value < 0, whole, microseconds, digits, out);
-    Ok(())
+    append_signed_time(value < 0, whole, microseconds(rest, digits)?, digits, out)
 }
 
 #[inline]
@@ -112,12 +135,17 @@ fn append_signed_time(
     microseconds: u64,
     digits: u8,
     out: &mut Vec<u8>,
-) {
+) -> Result<(), DecodeError> {
+    let hour = whole >> 12;
+    if hour > 838 {
+        return Err(out_of_range("hour", hour, "0 to 838"));
+    }
     if negative {
         out.push(b'-');
     }
-    clock(out, whole >> 12 & 0x3ff, whole >> 6 & 0x3f, whole & 0x3f);
+    clock(out, hour, whole >> 6 & 0x3f, whole & 0x3f);
     fraction(out, microseconds, digits);
+    Ok(())
 }
 
 /// DATETIME(n).
@@ -129,22 +157,23 @@ pub(crate) fn append_datetime(
 ) -> Result<(), DecodeError> {
     let value = big_endian(reader.bytes(5, "datetime")?);
     let Some(value) = value.checked_sub(0x80_0000_0000) else {
-        return Err(DecodeError::Unexpected {
-            what: "datetime",
-            found: value,
-            expected: "a date that is not negative",
-        });
+        let expected = "a date that is not negative";
+        return Err(out_of_range("datetime", value, expected));
     };
     let microseconds = read_fraction(reader, digits)?;
-    append_packed_datetime(value, microseconds, digits, out);
-    Ok(())
+    append_packed_datetime(value, microseconds, digits, out)
 }
 
 #[inline]
-fn append_packed_datetime(value: u64, microseconds: u64, digits: u8, out: &mut Vec<u8>) {
+fn append_packed_datetime(
+    value: u64,
+    microseconds: u64,
+    digits: u8,
+    out: &mut Vec<u8>,
+) -> Result<(), DecodeError> {
     let (days, clock_part) = (value >> 17, value & 0x1_ffff);
     let months = days >> 5;
-    date(out, months / 13, months % 13, days & 31);
+    date(out, months / 13, months % 13, days & 31)?;
     out.push(b' ');
     clock(
         out,
@@ -153,6 +182,7 @@ fn append_packed_datetime(value: u64, microseconds: u64, digits: u8, out: &mut V
         clock_part & 0x3f,
     );
     fraction(out, microseconds, digits);
+    Ok(())
 }
 
 /// TIMESTAMP(n).
@@ -164,22 +194,31 @@ pub(crate) fn append_timestamp(
 ) -> Result<(), DecodeError> {
     let seconds = big_endian(reader.bytes(4, "timestamp")?);
     let microseconds = read_fraction(reader, digits)?;
-    append_instant(seconds, microseconds, digits, out);
-    Ok(())
+    append_instant(seconds, microseconds, digits, out)
 }
 
-fn append_instant(seconds: u64, microseconds: u64, digits: u8, out: &mut Vec<u8>) {
+fn append_instant(
+    seconds: u64,
+    microseconds: u64,
+    digits: u8,
+    out: &mut Vec<u8>,
+) -> Result<(), DecodeError> {
     if seconds == 0 {
+        if microseconds > 0 {
+            let expected = "0, as in every zero timestamp";
+            return Err(out_of_range("fraction of a second", microseconds, expected));
+        }
         out.extend_from_slice(b"0000-00-00 00:00:00");
         fraction(out, 0, digits);
-        return;
+        return Ok(());
     }
     let (year, month, day) = civil_date(seconds / 86_400);
-    date(out, year, month, day);
+    date(out, year, month, day)?;
     out.push(b'T');
     clock(out, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
     fraction(out, microseconds, digits);
     out.push(b'Z');
+    Ok(())
 }
 
 /// Year, month and day of a day since 1970-01-01 (Howard Hinnant's `civil_from_days`, for days that are not negative).
@@ -228,7 +267,7 @@ pub(crate) fn append_old_datetime(
 ) -> Result<(), DecodeError> {
     let value = reader.u64("datetime")?;
     let (days, clock_part) = (value / 1_000_000, value % 1_000_000);
-    date(out, days / 10_000, days / 100 % 100, days % 100);
+    date(out, days / 10_000, days / 100 % 100, days % 100)?;
     out.push(b' ');
     clock(
         out,
@@ -244,8 +283,7 @@ pub(crate) fn append_old_timestamp(
     reader: &mut Reader<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), DecodeError> {
-    append_instant(u64::from(reader.u32("timestamp")?), 0, 0, out);
-    Ok(())
+    append_instant(u64::from(reader.u32("timestamp")?), 0, 0, out)
 }
 
 /// A date or time inside JSON.
@@ -266,8 +304,12 @@ pub(crate) fn append_json(
         return Err(DecodeError::Json("a date or time that is not 8 bytes long"));
     };
     let packed = i64::from_le_bytes(*bytes);
+    if packed < 0 && kind != JsonTemporal::Time {
+        return Err(DecodeError::Json("a date that is negative"));
+    }
     let magnitude = packed.unsigned_abs();
-    let (whole, microseconds) = (magnitude >> 24, magnitude & 0xff_ffff);
+    let whole = magnitude >> 24;
+    let microseconds = microseconds(magnitude & 0xff_ffff, JSON_FRACTION_DIGITS)?;
     match kind {
         JsonTemporal::Time => {
             append_signed_time(packed < 0, whole, microseconds, JSON_FRACTION_DIGITS, out)
@@ -277,10 +319,9 @@ pub(crate) fn append_json(
         }
         JsonTemporal::Date => {
             let days = whole >> 17;
-            date(out, (days >> 5) / 13, (days >> 5) % 13, days & 31);
+            date(out, (days >> 5) / 13, (days >> 5) % 13, days & 31)
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -358,6 +399,39 @@ mod tests {
             "2024-02-29T00:00:00Z"
         );
         assert_eq!(text(leap, &u32::MAX.to_be_bytes()), "2106-02-07T06:28:15Z");
+    }
+
+    #[test]
+    fn what_a_text_cannot_say_exactly_is_an_error() {
+        let mut out = Vec::new();
+        let refused = |result: Result<(), DecodeError>| assert!(result.is_err());
+        // A second bit in front of the hour; a fraction of 1.00 s; of 0.95 s in a TIME(1).
+        refused(append_time(&mut Reader::new(&[0, 0, 0]), 0, &mut out));
+        refused(append_time(
+            &mut Reader::new(&[0x80, 0, 0, 100]),
+            2,
+            &mut out,
+        ));
+        refused(append_time(
+            &mut Reader::new(&[0x80, 0, 0, 95]),
+            1,
+            &mut out,
+        ));
+        refused(append_date(&mut Reader::new(&[0xff; 3]), &mut out));
+        refused(append_datetime(&mut Reader::new(&[0xff; 5]), 0, &mut out));
+        refused(append_timestamp(
+            &mut Reader::new(&[0, 0, 0, 0, 10]),
+            1,
+            &mut out,
+        ));
+        refused(append_old_datetime(&mut Reader::new(&[0xff; 8]), &mut out));
+        for (kind, packed) in [
+            (JsonTemporal::DateTime, -1_i64),
+            (JsonTemporal::Date, i64::MAX),
+            (JsonTemporal::Time, 1_000_000),
+        ] {
+            refused(append_json(kind, &packed.to_le_bytes(), &mut out));
+        }
     }
 
     #[test]
