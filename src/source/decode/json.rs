@@ -126,7 +126,10 @@ impl<'a> Binary<'a> {
             0x08 => Value::Unsigned(u64::from(reader.u32(WHAT)?)),
             0x09 => Value::Signed(i64::from_le_bytes(reader.array(WHAT)?)),
             0x0a => Value::Unsigned(reader.u64(WHAT)?),
-            0x0b => Value::Double(f64::from_le_bytes(reader.array(WHAT)?)),
+            0x0b => match f64::from_le_bytes(reader.array(WHAT)?) {
+                value if value.is_finite() => Value::Double(value),
+                _ => return Err(DecodeError::Json("a double that is not finite")),
+            },
             0x0c => {
                 let length = variable_length(&mut reader)?;
                 Value::String(reader.bytes(length, "binary JSON string")?)
@@ -301,5 +304,18 @@ impl<'a> Node<'a> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_double_that_json_cannot_say_is_an_error() {
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let bytes = [&[0x0b][..], &value.to_le_bytes()].concat();
+            assert!(Binary::parse(&bytes).value().is_err());
+        }
     }
 }

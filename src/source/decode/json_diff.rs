@@ -154,6 +154,10 @@ fn find(members: &[(Cow<'_, [u8]>, Node<'_>)], name: &str) -> Result<usize, usiz
     members.binary_search_by(|(key, _)| key.len().cmp(&name.len()).then_with(|| (**key).cmp(name)))
 }
 
+/// How many legs a path may have: the server lets JSON nest no deeper, and each leg unfolds a level of the value, which takes
+/// stack when it is dropped.
+const MOST_LEGS: usize = 100;
+
 /// A path such as `$.a."b c"[3]`: members and array cells only, no wildcards, no `last`.
 fn parse_path(path: &str) -> Result<Vec<Leg<'_>>, DecodeError> {
     const BAD_PATH: DecodeError = DecodeError::JsonDiff("a path that is malformed");
@@ -164,6 +168,9 @@ fn parse_path(path: &str) -> Result<Vec<Leg<'_>>, DecodeError> {
         .ok_or(BAD_PATH)?
         .trim_start();
     while let Some(first) = rest.chars().next() {
+        if legs.len() == MOST_LEGS {
+            return Err(DecodeError::JsonDiff("a path of more than 100 legs"));
+        }
         let behind = rest
             .get(first.len_utf8()..)
             .unwrap_or_default()
@@ -344,6 +351,29 @@ mod tests {
         both.extend(diff(1, "$.\"\"", &[4, 2]));
         both.extend(diff(2, "$.a", &[]));
         assert_eq!(applied(BEFORE, &both).unwrap(), r#"{"": false, "B": "x"}"#);
+    }
+
+    #[test]
+    fn a_path_into_endless_nesting_takes_no_stack() {
+        // Large arrays of one element each, one in the other, and a path to the innermost.
+        const LEVELS: usize = 200_000;
+        let mut before = vec![3];
+        for level in 0..LEVELS {
+            let length = (LEVELS - level) * 13;
+            before.extend_from_slice(&1_u32.to_le_bytes());
+            before.extend_from_slice(&(length as u32).to_le_bytes());
+            before.push(if level + 1 < LEVELS { 3 } else { 4 });
+            before.extend_from_slice(&(if level + 1 < LEVELS { 13_u32 } else { 0 }).to_le_bytes());
+        }
+        let path = format!("${}", "[0]".repeat(LEVELS));
+        let mut change = vec![2, 0xfd];
+        change.extend_from_slice(&(path.len() as u32).to_le_bytes()[..3]);
+        change.extend_from_slice(path.as_bytes());
+        assert_eq!(
+            apply(&before, &change).unwrap_err(),
+            DecodeError::JsonDiff("a path of more than 100 legs")
+        );
+        assert!(applied(&before, &diff(2, "$[0]", &[])).is_ok());
     }
 
     #[test]
