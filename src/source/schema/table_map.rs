@@ -104,6 +104,17 @@ fn parse_columns(
     let types = wire_types(flavor, types, type_metadata)?;
     let optional = optional_metadata(reader)?;
     let columns = build_columns(flavor, &types, nullable, &optional)?;
+    // Each key column is copied into each document, so a list without end would be a document without end.
+    let mut key = optional.key.clone();
+    key.sort_unstable();
+    let twice = key.windows(2).find(|pair| pair.first() == pair.last());
+    if let Some([column, ..]) = twice {
+        return Err(DecodeError::Unexpected {
+            what: "primary key column",
+            found: *column as u64,
+            expected: "each column once",
+        });
+    }
     if let Some(index) = optional.key.iter().find(|index| **index >= columns.len()) {
         return Err(DecodeError::Unexpected {
             what: "primary key column",
