@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::common::Mysqld;
+use super::common::{self, Mysqld, on_every_server};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use sdl::position::Flavor;
@@ -34,10 +34,9 @@ fn expected(code: &[u8], charset: &str, converted: Option<Vec<u8>>) -> Option<St
 async fn compare(
     connection: &mut Conn,
     charset: &str,
-    collation: u64,
+    decoder: Charset,
     wrong: &mut Vec<String>,
 ) -> usize {
-    let decoder = Charset::of_collation(Flavor::Mysql, collation);
     let sql = format!(
         "SELECT code, CAST(CONVERT(CONVERT(code USING {charset}) USING utf32) AS BINARY) FROM cs.codes"
     );
@@ -71,9 +70,17 @@ async fn codes(connection: &mut Conn, select: &str) {
         .unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_code_of_every_character_set_is_what_the_server_converts_it_to() {
-    let mysqld = Arc::new(Mysqld::start().await);
+on_every_server! { every_code_of_every_character_set_is_what_the_server_converts_it_to }
+
+async fn every_code_of_every_character_set_is_what_the_server_converts_it_to(
+    server: common::Flavor,
+) {
+    let mysqld = Arc::new(Mysqld::start_as(server, &[]).await);
+    let flavor = if server.is_mariadb() {
+        Flavor::Mariadb
+    } else {
+        Flavor::Mysql
+    };
     let mut connection = mysqld.root().await;
     for sql in [
         "CREATE DATABASE cs",
@@ -90,38 +97,45 @@ async fn every_code_of_every_character_set_is_what_the_server_converts_it_to() {
             .await
             .unwrap_or_else(|error| panic!("{error} in {sql}"));
     }
-    let collations: Vec<(String, String, u64, String, u8)> = connection
-        .query(
-            "SELECT COLLATION_NAME, c.CHARACTER_SET_NAME, ID, IS_DEFAULT, s.MAXLEN FROM information_schema.COLLATIONS c \
-             JOIN information_schema.CHARACTER_SETS s USING (CHARACTER_SET_NAME)",
-        )
-        .await
-        .unwrap();
-    assert!(collations.len() > 250);
-    for (collation, charset, id, ..) in &collations {
-        assert_eq!(
-            Charset::of_collation(Flavor::Mysql, *id).name(),
-            charset,
-            "{collation}"
-        );
+    // In MariaDB a collation of UCA 14.0.0 has an id for each of the character sets that it applies to.
+    let shown = if server.is_mariadb() {
+        "SELECT FULL_COLLATION_NAME, CHARACTER_SET_NAME, ID FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY"
+    } else {
+        "SELECT COLLATION_NAME, CHARACTER_SET_NAME, ID FROM information_schema.COLLATIONS"
+    };
+    let collations: Vec<(String, String, u64)> = connection.query(shown).await.unwrap();
+    assert!(collations.len() > if server.is_mariadb() { 1200 } else { 250 });
+    for (collation, charset, id) in &collations {
+        let known = Charset::of_collation(flavor, *id);
+        assert_eq!(known.name(), charset, "{collation}");
+        assert!(known.is_text() || known.is_binary(), "{collation}");
     }
-    let defaults: Vec<_> = collations
-        .iter()
-        .filter(|(.., is_default, _)| is_default == "Yes")
-        .collect();
+    let charsets: Vec<(String, String, String, u32)> =
+        connection.query("SHOW CHARACTER SET").await.unwrap();
+    assert!(charsets.len() >= 40);
+    let decoder = |charset: &str| {
+        let (_, _, default, longest) = charsets.iter().find(|(name, ..)| name == charset).unwrap();
+        let (_, _, id) = collations
+            .iter()
+            .find(|(name, ..)| name == default)
+            .unwrap();
+        let decoder = Charset::of_collation(flavor, *id);
+        assert_eq!(decoder.max_bytes_per_character(), *longest, "{charset}");
+        decoder
+    };
     let mut wrong = Vec::new();
     let all = |decoded: usize, charset: &str| {
         assert!(decoded > 60, "{charset}: only {decoded} codes decoded")
     };
 
     codes(&mut connection, "SELECT byte FROM cs.bytes").await;
-    for (_, charset, id, ..) in defaults
+    for (charset, ..) in charsets
         .iter()
-        .filter(|(_, name, .., longest)| *longest < 4 && name != "ucs2")
+        .filter(|(name, .., longest)| *longest < 4 && name != "ucs2")
     {
         if charset != "binary" {
             all(
-                compare(&mut connection, charset, *id, &mut wrong).await,
+                compare(&mut connection, charset, decoder(charset), &mut wrong).await,
                 charset,
             );
         }
@@ -132,12 +146,12 @@ async fn every_code_of_every_character_set_is_what_the_server_converts_it_to() {
         "SELECT CONCAT(a.byte, b.byte) FROM cs.bytes a, cs.bytes b",
     )
     .await;
-    for (_, charset, id, ..) in defaults
+    for (charset, ..) in charsets
         .iter()
-        .filter(|(_, name, .., longest)| *longest > 1 && name != "utf32")
+        .filter(|(name, .., longest)| *longest > 1 && name != "utf32")
     {
         all(
-            compare(&mut connection, charset, *id, &mut wrong).await,
+            compare(&mut connection, charset, decoder(charset), &mut wrong).await,
             charset,
         );
     }
@@ -146,12 +160,12 @@ async fn every_code_of_every_character_set_is_what_the_server_converts_it_to() {
         "SELECT CONCAT(0x8f, a.byte, b.byte) FROM cs.bytes a, cs.bytes b WHERE a.number >= 160 AND b.number >= 160",
     )
     .await;
-    for (_, charset, id, ..) in defaults
+    for (charset, ..) in charsets
         .iter()
-        .filter(|(_, name, ..)| name == "ujis" || name == "eucjpms")
+        .filter(|(name, ..)| name == "ujis" || name == "eucjpms")
     {
         all(
-            compare(&mut connection, charset, *id, &mut wrong).await,
+            compare(&mut connection, charset, decoder(charset), &mut wrong).await,
             charset,
         );
     }
@@ -163,9 +177,9 @@ async fn every_code_of_every_character_set_is_what_the_server_converts_it_to() {
          AND d.number BETWEEN 48 AND 57 AND (a.number * 7 + b.number * 3 + c.number + d.number) % 16 = 0",
     )
     .await;
-    for (_, charset, id, ..) in defaults.iter().filter(|(_, name, ..)| name == "gb18030") {
+    for (charset, ..) in charsets.iter().filter(|(name, ..)| name == "gb18030") {
         all(
-            compare(&mut connection, charset, *id, &mut wrong).await,
+            compare(&mut connection, charset, decoder(charset), &mut wrong).await,
             charset,
         );
     }
@@ -176,9 +190,9 @@ async fn every_code_of_every_character_set_is_what_the_server_converts_it_to() {
          AND c.number IN (0, 0x10, 0xd7, 0xd8, 0xdb, 0xdc, 0xe0) AND d.number % 5 = 0",
     )
     .await;
-    for (_, charset, id, ..) in defaults.iter().filter(|(.., longest)| *longest == 4) {
+    for (charset, ..) in charsets.iter().filter(|(.., longest)| *longest == 4) {
         all(
-            compare(&mut connection, charset, *id, &mut wrong).await,
+            compare(&mut connection, charset, decoder(charset), &mut wrong).await,
             charset,
         );
     }

@@ -12,17 +12,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Error as Failure, Row};
 
 use crate::error::{Error, Kind, Result};
 use crate::source::connect::classify_after_login;
 
 /// Longest wait for information_schema. It opens each table: 10,000 take some seconds with cold caches.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Error 1146: a table that was dropped since.
-const NO_SUCH_TABLE: u16 = 1146;
 
 /// Tables that are named with the statement that mends them; of more only the number.
 const TABLES_NAMED: usize = 20;
@@ -34,6 +31,9 @@ const OLD_TIME: &str = "/* mariadb-5.3 */";
 const QUERY: &str = "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, COLUMN_TYPE FROM information_schema.COLUMNS \
      WHERE TABLE_SCHEMA NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema') \
      AND COLUMN_TYPE LIKE '%*/' ORDER BY 1, 2, ORDINAL_POSITION";
+
+const TABLE_TYPE: &str =
+    "SELECT TABLE_TYPE FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?";
 
 /// What is wrong with a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,15 +60,10 @@ pub async fn check(connection: &mut Conn, includes: impl Fn(&str) -> bool) -> Re
     match tokio::time::timeout(PATIENCE, find(connection, includes)).await {
         Ok(Ok(problems)) if problems.is_empty() => Ok(()),
         Ok(Ok(problems)) => {
-            let others = problems.len().saturating_sub(TABLES_NAMED);
-            let named: Vec<&str> = problems
-                .iter()
-                .take(TABLES_NAMED)
-                .map(String::as_str)
-                .collect();
+            let (named, others) = problems.split_at(problems.len().min(TABLES_NAMED));
             let mut text = named.join("; ");
-            if others > 0 {
-                text.push_str(&format!("; and {others} more tables"));
+            if !others.is_empty() {
+                text.push_str(&format!("; and {} more tables", others.len()));
             }
             Err(Error::new(
                 Kind::SourceSetting,
@@ -106,30 +101,22 @@ async fn find(connection: &mut Conn, includes: impl Fn(&str) -> bool) -> Result<
     }
     let mut problems = Vec::new();
     for ((database, table), columns) in tables {
-        let name = format!("{}.{}", quoted(&database), quoted(&table));
-        let created = connection
-            .query_first::<Row, _>(format!("SHOW CREATE TABLE {name}"))
-            .await;
-        let created = match created {
-            Ok(created) => created,
-            Err(Failure::Server(error)) if error.code == NO_SUCH_TABLE => continue,
-            Err(error) => return Err(failed(error)),
-        };
-        let Some(created) = created else { continue };
         // A view shows the types of its tables.
-        if created
-            .columns_ref()
-            .first()
-            .map(|column| column.name_str())
-            != Some("Table".into())
-        {
+        let of_table = (&database, &table);
+        let table_type: Option<String> = connection
+            .exec_first(TABLE_TYPE, of_table)
+            .await
+            .map_err(failed)?;
+        if table_type.is_none_or(|table_type| table_type == "VIEW") {
             continue;
         }
         // What MODIFY leaves out of a definition is lost, so it is taken from the table's own.
-        let definition: String = created
-            .get_opt(1)
-            .and_then(std::result::Result::ok)
-            .unwrap_or_default();
+        let name = format!("{}.{}", quoted(&database), quoted(&table));
+        let created: Option<(String, String)> = connection
+            .query_first(format!("SHOW CREATE TABLE {name}"))
+            .await
+            .map_err(failed)?;
+        let definition = created.unwrap_or_default().1;
         problems.push(problem(&database, &table, &columns, &definition));
     }
     Ok(problems)
