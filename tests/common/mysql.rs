@@ -80,7 +80,11 @@ impl Flavor {
                 .args(["--initialize-insecure", MYSQL_LOG_SIZE])
                 .arg(format!("--init-file={}", accounts.display()));
         }
-        command.arg(format!("--datadir={}", data.display()));
+        // At its start a MariaDB removes what another one has in a temporary directory that they share.
+        let temporary = data.parent().expect("a scratch directory").display();
+        command
+            .arg(format!("--datadir={}", data.display()))
+            .arg(format!("--tmpdir={temporary}"));
         command
     }
 
@@ -345,6 +349,7 @@ impl Mysqld {
         let mut command = self.flavor.server_command();
         command
             .arg(format!("--datadir={}", self.datadir().display()))
+            .arg(format!("--tmpdir={}", self.scratch.path().display()))
             .arg(format!("--port={}", self.port))
             .args(OPTIONS)
             .args(self.flavor.options())

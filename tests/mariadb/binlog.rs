@@ -10,6 +10,7 @@ on_every_mariadb! {
     an_encrypted_binlog_is_read_like_another,
     a_transaction_larger_than_the_commit_threshold_is_read,
     checksums_can_be_off,
+    the_server_ends_and_comes_back_under_the_daemon,
 }
 
 /// `log_bin_compress`: rows of every size above the limit and below it, and statements.
@@ -132,4 +133,27 @@ async fn checksums_can_be_off(flavor: Flavor) {
     reading.assert_exact(&["k.t"]).await;
     let problems = fold::sequence(&reading.documents().await);
     assert!(problems.is_empty(), "{problems:?}");
+}
+
+/// A clean end of the server is a clean end of the stream too, and not the end of the daemon.
+async fn the_server_ends_and_comes_back_under_the_daemon(flavor: Flavor) {
+    let reading = Reading::of(flavor, &[]).await;
+    reading
+        .mysqld
+        .exec("CREATE DATABASE r; CREATE TABLE r.t (id INT AUTO_INCREMENT PRIMARY KEY)")
+        .await;
+    for clean in [true, false] {
+        reading.mysqld.exec("INSERT INTO r.t VALUES ()").await;
+        reading.assert_exact(&["r.t"]).await;
+        reading.mysqld.exec("INSERT INTO r.t VALUES ()").await;
+        if clean {
+            reading.mysqld.restart().await;
+        } else {
+            reading.mysqld.kill();
+            reading.mysqld.start_again().await;
+        }
+        reading.mysqld.exec("INSERT INTO r.t VALUES ()").await;
+        reading.assert_exact(&["r.t"]).await;
+        assert!(reading.daemon.is_running());
+    }
 }

@@ -16,6 +16,7 @@ on_every_mariadb! {
     a_start_names_every_domain_and_one_that_it_leaves_out_is_read_whole,
     a_domain_that_was_purged_before_it_was_read_is_a_gap,
     a_sequence_number_that_comes_again_is_no_duplicate_to_skip,
+    numbers_may_jump_and_servers_may_take_turns,
 }
 
 const DOMAINS: u32 = 5;
@@ -33,7 +34,6 @@ async fn domains_written_at_the_same_time_are_exact_through_kills(flavor: Flavor
         "--binlog-commit-wait-usec=2000",
     ];
     let mut reading = Reading::of(flavor, &options).await;
-    let settings = reading.settings.clone().set("BATCH_SIZE", 7);
     let tables: Vec<String> = (0..DOMAINS).map(|domain| format!("d.t{domain}")).collect();
     reading.mysqld.exec("CREATE DATABASE d").await;
     for table in &tables {
@@ -68,16 +68,33 @@ async fn domains_written_at_the_same_time_are_exact_through_kills(flavor: Flavor
                     session.query_drop(statement).await.unwrap();
                 }
                 written += 1;
+                // Five clients at full speed are more than a daemon that starts again and again can follow.
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
             written
         }));
     }
-    for kill in 0..8_u64 {
+    for kill in 0..9_u64 {
         // The moment of the kill is the fault itself.
         tokio::time::sleep(Duration::from_millis(150 * (kill % 4))).await;
-        reading.daemon.kill9();
-        reading.daemon = Daemon::start(&settings);
-        reading.daemon.wait_for_log(STREAMING, SOON).await;
+        if kill % 3 == 2 {
+            // The server ends the connection in the middle of something.
+            let dumps =
+                "SELECT id FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%'";
+            for id in reading.mysqld.query::<u64>(dumps).await {
+                let _ = reading.mysqld.try_exec(format!("KILL {id}")).await;
+            }
+        } else {
+            reading.daemon.kill9();
+            let small = reading.settings.clone().set("BATCH_SIZE", 7);
+            // Batches smaller than a transaction are right and slow: only now and then.
+            reading.daemon = Daemon::start(if kill % 3 == 0 {
+                &small
+            } else {
+                &reading.settings
+            });
+            reading.daemon.wait_for_log(STREAMING, SOON).await;
+        }
     }
     stop.store(true, Ordering::Relaxed);
     for client in running {
@@ -223,4 +240,44 @@ async fn a_sequence_number_that_comes_again_is_no_duplicate_to_skip(flavor: Flav
     );
     let again = Daemon::start(&reading.settings);
     assert_eq!(again.wait_exit(SOON).await.0, 3, "{:#?}", again.logs());
+}
+
+/// A domain is one sequence, whoever writes into it, and need not be without holes. A start in between finds its place.
+async fn numbers_may_jump_and_servers_may_take_turns(flavor: Flavor) {
+    let mut reading = Reading::of(flavor, &[]).await;
+    reading
+        .mysqld
+        .exec("CREATE DATABASE d; CREATE TABLE d.t (id INT AUTO_INCREMENT PRIMARY KEY)")
+        .await;
+    for (step, session) in [
+        "gtid_seq_no = 1000",
+        "server_id = 9",
+        "gtid_seq_no = 18446744073709551000",
+        "server_id = 4294967295",
+        "gtid_domain_id = 4294967295",
+        "server_id = 1",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        reading
+            .mysqld
+            .exec(format!(
+                "SET SESSION {session}; INSERT INTO d.t VALUES (); INSERT INTO d.t VALUES ()"
+            ))
+            .await;
+        reading.assert_exact(&["d.t"]).await;
+        if step % 2 == 0 {
+            reading.daemon.kill9();
+        } else {
+            reading.daemon.signal(Signal::TERM);
+            assert_eq!(reading.daemon.wait_exit(SOON).await.0, 0);
+        }
+        reading.daemon = Daemon::start(&reading.settings);
+        reading.daemon.wait_for_log(STREAMING, SOON).await;
+    }
+    let offset = mongo::saved_gtid(&reading.mongod.database(reading.settings.database()).await)
+        .await
+        .unwrap();
+    assert_eq!(offset, "0-1-18446744073709551005,4294967295-1-2");
 }

@@ -18,6 +18,7 @@ on_every_mariadb! {
     keys_of_mariadbs_own_types_are_text,
     statements_of_every_kind_fold_to_the_tables,
     a_statement_that_was_not_logged_as_rows_is_its_text,
+    images_that_a_session_made_smaller_leave_columns_out,
 }
 
 fn after(document: &Document) -> &Document {
@@ -456,4 +457,68 @@ async fn a_statement_that_was_not_logged_as_rows_is_its_text(flavor: Flavor) {
     assert_eq!(ops(&documents), ["statement", "statement", "insert"]);
     assert_eq!(query(&documents[0]), "INSERT INTO t VALUES (1, 2)");
     assert_eq!(query(&documents[1]), "UPDATE t SET v = 3");
+}
+
+async fn images_that_a_session_made_smaller_leave_columns_out(flavor: Flavor) {
+    let mut audit = Audit::on(flavor, "images").await;
+    audit
+        .run(&["CREATE TABLE t (id INT PRIMARY KEY, a INT, b INT, c BLOB)"])
+        .await;
+    let full = doc! { "id": 1, "a": 1, "b": 2, "c": null };
+    let mut cases = vec![
+        (
+            "MINIMAL",
+            doc! { "id": 1, "a": 1 },
+            doc! { "id": 1 },
+            doc! { "a": 3 },
+        ),
+        (
+            "NOBLOB",
+            doc! { "id": 1, "a": 1, "b": null },
+            doc! { "id": 1, "a": 1, "b": null },
+            doc! { "id": 1, "a": 3, "b": null },
+        ),
+    ];
+    if flavor == Flavor::Mariadb11 {
+        // The image after holds what differs from the one before.
+        cases.push(("FULL_NODUP", full.clone(), full, doc! { "a": 3 }));
+    }
+    for (image, inserted, before, after) in cases {
+        let insert = if image == "FULL_NODUP" {
+            "INSERT INTO t (id, a, b) VALUES (1, 1, 2)"
+        } else {
+            "INSERT INTO t (id, a) VALUES (1, 1)"
+        };
+        audit
+            .run(&[
+                &format!("SET SESSION binlog_row_image = {image}"),
+                insert,
+                "UPDATE t SET a = 3",
+                "DELETE FROM t",
+            ])
+            .await;
+        let documents = audit.rows().await;
+        let [insert, update, delete] = &documents[documents.len() - 3..] else {
+            unreachable!()
+        };
+        for document in [insert, update, delete] {
+            assert_eq!(
+                meta(document).get("pk"),
+                Some(&Bson::Int32(1)),
+                "{image}: {document}"
+            );
+        }
+        assert_eq!(insert.get_document("after").unwrap(), &inserted, "{image}");
+        assert_eq!(update.get_document("before").unwrap(), &before, "{image}");
+        assert_eq!(update.get_document("after").unwrap(), &after, "{image}");
+        assert_eq!(
+            update.get_array("changed").unwrap(),
+            &[Bson::from("a")],
+            "{image}: {update}"
+        );
+        assert_eq!(
+            delete.get_document("before").unwrap().get("id"),
+            Some(&Bson::Int32(1))
+        );
+    }
 }
