@@ -236,6 +236,8 @@ impl Daemon {
                 () = &mut shutdown => return Ok(()),
                 // 2: a committer that ended can only have failed.
                 ended = &mut self.committer => return Err(Ended::Store(failure(ended))),
+                // and a store that refuses every connection is not waited for.
+                error = self.store.refused() => return Err(Ended::Store(error)),
                 // 3: a closed batch goes on its way, as soon as there is a place.
                 place = place => self.send(place),
                 // 4: a commit makes room.

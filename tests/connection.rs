@@ -12,6 +12,8 @@ mod common;
 mod logins;
 #[path = "connection/mongo.rs"]
 mod mongo_accounts;
+#[path = "connection/tap.rs"]
+mod tap;
 #[path = "connection/tls.rs"]
 mod tls;
 

@@ -461,7 +461,7 @@ async fn a_mongodb_user_without_rights_is_told_at_start_and_in_the_middle() {
     let daemon = Daemon::start(&settings);
     assert_says(
         &operator_message(&daemon).await,
-        &["mongodb", "uthentication", "readWrite"],
+        &["mongodb", "uthentication", "authSource"],
     );
     outputs.extend(daemon.logs());
     admin

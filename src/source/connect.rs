@@ -268,9 +268,10 @@ fn login_method(error: &DriverError) -> Option<String> {
         _ => return None,
     };
     Some(format!(
-        "the account logs in by {method}, which sdl does not; it knows caching_sha2_password, mysql_native_password and \
-         MariaDB's ed25519 and parsec: ALTER USER … IDENTIFIED WITH caching_sha2_password BY 'PASSWORD' (MariaDB: IDENTIFIED \
-         VIA ed25519 USING PASSWORD('PASSWORD'))"
+        "the server asks for a login by {method}, which sdl does not do; it does caching_sha2_password, mysql_native_password \
+         and MariaDB's ed25519 and parsec: ALTER USER … IDENTIFIED WITH caching_sha2_password BY 'PASSWORD' (MariaDB: \
+         IDENTIFIED VIA ed25519 USING PASSWORD('PASSWORD')); but check MYSQL_USER first: for a user who does not exist the \
+         server asks for any login"
     ))
 }
 

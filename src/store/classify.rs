@@ -10,6 +10,7 @@ use mongodb::error::{
 };
 
 use crate::error::{Error, Kind};
+use crate::tls::{self, Fault};
 
 /// A duplicate key; carries no label inside a transaction and aborts it.
 const DUPLICATE_KEY: i32 = 11000;
@@ -21,8 +22,11 @@ const TRANSIENT_CODES: &[i32] = &[
     388, 9001, 10107, 11600, 11601, 11602, 13388, 13435, 13436, 14031,
 ];
 
+/// The user is known, and may not do it.
+const UNAUTHORIZED: i32 = 13;
+
 /// Unauthorized, AuthenticationFailed, and Atlas' own.
-const PRIVILEGE_CODES: &[i32] = &[13, 18, 8000];
+const PRIVILEGE_CODES: &[i32] = &[UNAUTHORIZED, 18, 8000];
 
 /// IllegalOperation ("Transaction numbers are only allowed on a replica set member or mongos"), NoReplicationEnabled,
 /// NotAReplicaSet, WriteConcern not satisfiable.
@@ -98,6 +102,10 @@ fn code(error: &DriverError) -> Option<i32> {
 /// What the failure says, without anything that may quote a document.
 fn describe(error: &DriverError) -> String {
     match &*error.kind {
+        // This message quotes the command, and that may hold documents.
+        ErrorKind::Command(command) if command.code == UNAUTHORIZED => {
+            format!("{} ({})", command.code_name, command.code)
+        }
         ErrorKind::Command(command) => format!(
             "{} ({}): {}",
             command.code_name, command.code, command.message
@@ -108,12 +116,21 @@ fn describe(error: &DriverError) -> String {
                 None => "write error".to_owned(),
             }
         }
-        _ => error.to_string(),
+        // Its whole text has labels and the server's answer as well.
+        kind => kind.to_string(),
     }
 }
 
 /// Classifies a failure of the driver; `doing` says what was attempted, as in "commit batch 7".
 pub(super) fn classify(doing: &str, error: &DriverError) -> Error {
+    if let ErrorKind::Io(error) = &*error.kind
+        && let Some(refusal) = tls::refusal_in(error)
+    {
+        return Error::new(
+            Kind::StoreSetting,
+            format!("mongodb: {doing}: {}", tls_advice(&refusal)),
+        );
+    }
     let text = describe(error);
     let kind = if is_transient_label(error) {
         Kind::StoreUnavailable
@@ -137,11 +154,68 @@ pub(super) fn classify(doing: &str, error: &DriverError) -> Error {
         }
     };
     let advice = match kind {
-        Kind::Privilege => {
-            "; the user of MONGO_URI needs the role readWrite on MONGO_DB and a correct password: \
-             db.grantRolesToUser(USER, [{role: 'readWrite', db: MONGO_DB}])"
-        }
-        _ => "",
+        Kind::Privilege => privilege_advice(error),
+        _ => String::new(),
     };
     Error::new(kind, format!("mongodb: {doing}: {text}{advice}"))
+}
+
+/// What would make the server accept the user, or the right that was missed.
+fn privilege_advice(error: &DriverError) -> String {
+    let ErrorKind::Command(command) = &*error.kind else {
+        return "; check user and password of MONGO_URI, and the database that knows the user (authSource=admin)".to_owned();
+    };
+    match missing_right(&command.message) {
+        Some((action, database, collection)) => format!(
+            "; the user of MONGO_URI lacks {action} on {database}.{collection}: grant it a role that has it, the one of \
+             docs/operations.md (Accounts), or db.grantPrivilegesToRole('sdl_writer', [{{resource: {{db: '{database}', \
+             collection: '{collection}'}}, actions: ['{action}']}}]); or db.grantRolesToUser(USER, [{{role: 'readWrite', db: \
+             '{database}'}}])"
+        ),
+        None if command.message.contains("requires authentication") => {
+            "; MONGO_URI names no user, and the server asks for one: mongodb://USER:PASSWORD@HOST/?authSource=admin".to_owned()
+        }
+        None => String::new(),
+    }
+}
+
+/// Action, database and collection in "not authorized on DATABASE to execute command { insert: "COLLECTION", …".
+fn missing_right(message: &str) -> Option<(&'static str, &str, &str)> {
+    let (_, rest) = message.split_once("not authorized on ")?;
+    let (database, command) = rest.split_once(" to execute command { ")?;
+    let (name, rest) = command.split_once(": \"")?;
+    let (collection, _) = rest.split_once('"')?;
+    // The privilege action of each command that sdl sends (manual: "Privilege Actions").
+    let action = match name {
+        // `create` is content with insert, which sdl needs as well.
+        "create" | "insert" => "insert",
+        "createIndexes" => "createIndex",
+        "find" | "aggregate" | "getMore" => "find",
+        "update" | "findAndModify" => "update",
+        "delete" => "remove",
+        _ => return None,
+    };
+    Some((action, database, collection))
+}
+
+fn tls_advice(refusal: &tls::Refusal) -> String {
+    let advice = match refusal.fault {
+        Fault::Authority => {
+            "set tlsCAFile in MONGO_URI to a copy of the authority that signed the server's certificate (without it the web's \
+             authorities are trusted), unless it is another server that answers"
+        }
+        Fault::Name => {
+            "name the hosts in MONGO_URI, and the members in rs.conf(), as their certificates do, or give them certificates with \
+             these names (subjectAltName), unless it is another server that answers"
+        }
+        Fault::Certificate => {
+            "give the server a new certificate (net.tls.certificateKeyFile), then: db.rotateCertificates()"
+        }
+        Fault::Client => {
+            "set tlsCertificateKeyFile in MONGO_URI to a file with a certificate that the server's authority \
+             (net.tls.CAFile) signed, not expired, and its key"
+        }
+        Fault::Protocol => "let the server offer TLS 1.2 or 1.3 (net.tls.disabledProtocols)",
+    };
+    format!("TLS: {}; {advice}", refusal.found)
 }

@@ -7,12 +7,14 @@
 //! - [`ownership`]: the offset document, the epoch, and the end of a predecessor's open transaction;
 //! - [`staging`]: batches that are durable before they are committed, and what they refer to;
 //! - [`commit`]: the one transaction of a batch;
+//! - [`hosts`]: what the driver's monitors meet;
 //! - [`classify`]: how an error of the driver is read.
 //!
 //! Every call has a time limit, because the driver has none on its sockets.
 
 mod classify;
 mod commit;
+mod hosts;
 mod ownership;
 mod staging;
 
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Document, RawDocumentBuf, doc};
+use mongodb::error::ErrorKind;
 use mongodb::options::{
     Acknowledgment, ClientOptions, CollectionOptions, CreateCollectionOptions, IndexOptions,
     ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
@@ -31,6 +34,7 @@ use mongodb::{Client, Collection, Database, IndexModel};
 
 use crate::config::{Config, RetrySettings};
 use crate::error::{Error, Kind, Result};
+use hosts::Hosts;
 
 /// Longest time for one call to MongoDB. A step-down stalls a call for about 10 s, a 16 MiB write on a busy disk takes
 /// seconds; more than this means that the connection is dead.
@@ -53,6 +57,7 @@ const NAMESPACE_EXISTS: i32 = 48;
 #[derive(Debug, Clone)]
 pub struct Store {
     client: Client,
+    hosts: Hosts,
     database: Database,
     changes: Collection<RawDocumentBuf>,
     offsets: Collection<Document>,
@@ -78,24 +83,36 @@ impl Store {
     }
 
     async fn try_connect(config: &Config) -> Result<Self> {
-        let mut options = ClientOptions::parse(config.mongo_uri.expose()).await.map_err(|error| match *error.kind {
-            mongodb::error::ErrorKind::DnsResolve { .. } => classify::classify("resolve MONGO_URI", &error),
-            // The driver's text quotes the URI, which holds the password.
-            _ => Error::new(
-                Kind::StoreSetting,
-                "MONGO_URI is not accepted by the mongodb driver; expected the form \
-                 mongodb://USER:PASSWORD@HOST:27017/?replicaSet=rs0 with reserved characters of the password percent-encoded",
-            ),
-        })?;
+        let mut options = parse_uri(config.mongo_uri.expose()).await?;
         options.app_name.get_or_insert_with(|| "sdl".to_owned());
         options
             .server_selection_timeout
             .get_or_insert(SERVER_SELECTION_TIMEOUT);
         options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
-        let client = Client::with_options(options.clone())
-            .map_err(|error| classify::classify("read MONGO_URI", &error))?;
-        if let Err(error) = check_deployment(&client).await {
-            return Err(standalone_behind(options).await.unwrap_or(error));
+        let hosts = Hosts::default();
+        options.sdam_event_handler = Some(hosts.handler());
+        // It opens the files that the URI names, and no connection yet.
+        let client = Client::with_options(options.clone()).map_err(|error| {
+            Error::new(
+                Kind::StoreSetting,
+                format!(
+                    "MONGO_URI, tlsCAFile or tlsCertificateKeyFile: {}",
+                    error.kind
+                ),
+            )
+        })?;
+        let checked = tokio::select! {
+            biased;
+            checked = check_deployment(&client) => checked,
+            refused = hosts.refused() => Err(refused),
+        };
+        match checked {
+            Err(error) if error.is_transient() => {
+                return Err(standalone_behind(options).await.unwrap_or_else(|| {
+                    Error::new(error.kind(), format!("{error}{}", hosts.advice()))
+                }));
+            }
+            checked => checked?,
         }
         let database = client.database(&config.mongo_database);
         let durable = CollectionOptions::builder()
@@ -114,6 +131,7 @@ impl Store {
             source_id: config.source_id.as_str().into(),
             retry: config.retry,
             client,
+            hosts,
             database,
         };
         store.create_collections().await?;
@@ -189,10 +207,53 @@ impl Store {
         Ok(())
     }
 
+    /// Waits until no host of MongoDB can be had any more for a reason that does not pass: its certificate ended, or another
+    /// server answers. An outage is none.
+    pub async fn refused(&self) -> Error {
+        self.hosts.refused().await
+    }
+
     /// How failures are retried.
     pub fn retry(&self) -> RetrySettings {
         self.retry
     }
+}
+
+/// Reads MONGO_URI. The driver's text quotes the URI, which holds the password, so of what it refuses only the name is told.
+async fn parse_uri(uri: &str) -> Result<ClientOptions> {
+    let error = match ClientOptions::parse(uri).await {
+        Ok(options) => return Ok(options),
+        Err(error) => error,
+    };
+    if let ErrorKind::DnsResolve { .. } = *error.kind {
+        return Err(classify::classify("resolve MONGO_URI", &error));
+    }
+    let reason = match option_in_the_way(uri).await {
+        Some(name) => format!("the driver does not take its option {name} as it stands"),
+        None => "the driver does not accept it".to_owned(),
+    };
+    Err(Error::new(
+        Kind::StoreSetting,
+        format!(
+            "MONGO_URI: {reason}; expected the form mongodb://USER:PASSWORD@HOST:27017/?replicaSet=rs0 with reserved characters \
+             of the password percent-encoded"
+        ),
+    ))
+}
+
+/// The option without which the URI is accepted.
+async fn option_in_the_way(uri: &str) -> Option<&str> {
+    let (base, options) = uri.split_once('?')?;
+    let options: Vec<&str> = options.split('&').collect();
+    for (index, option) in options.iter().enumerate() {
+        let mut rest = options.clone();
+        rest.remove(index);
+        let without = format!("{base}?{}", rest.join("&"));
+        if ClientOptions::parse(without).await.is_ok() {
+            return option.split('=').next();
+        }
+    }
+    None
 }
 
 /// All writes: acknowledged by a majority, in its journals.
@@ -231,6 +292,7 @@ fn not_a_replica_set() -> Error {
 async fn standalone_behind(mut options: ClientOptions) -> Option<Error> {
     options.repl_set_name.as_ref()?;
     options.repl_set_name = None;
+    options.sdam_event_handler = None;
     options.direct_connection = Some(true);
     options.hosts.truncate(1);
     let client = Client::with_options(options).ok()?;
@@ -240,7 +302,7 @@ async fn standalone_behind(mut options: ClientOptions) -> Option<Error> {
 }
 
 fn is_code(error: &mongodb::error::Error, code: i32) -> bool {
-    matches!(&*error.kind, mongodb::error::ErrorKind::Command(command) if command.code == code)
+    matches!(&*error.kind, ErrorKind::Command(command) if command.code == code)
 }
 
 /// Runs one call of the driver under [`OPERATION_TIMEOUT`], leaving the driver's error to the caller.
