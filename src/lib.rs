@@ -21,6 +21,8 @@ pub mod config;
 pub mod error;
 pub mod event;
 pub mod failpoint;
+#[cfg(test)]
+mod fuzz;
 pub mod hex;
 pub mod large_value;
 pub mod logging;

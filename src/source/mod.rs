@@ -13,6 +13,8 @@ mod connect;
 pub mod decode;
 mod document;
 mod event_type;
+#[cfg(test)]
+mod fuzz;
 mod group;
 mod guard;
 mod mariadb;
@@ -182,7 +184,8 @@ impl Reader {
         let config = Arc::clone(&self.config);
         let (address, mut connection, facts) = connect_any(&config, Some(self.flavor)).await?;
         preflight::judge(&facts, self.assembler.read())?;
-        self.look_at_tables(address, &mut connection, &facts).await?;
+        self.look_at_tables(address, &mut connection, &facts)
+            .await?;
         let leave_out = self.assembler.leave_out(&facts.purged);
         let mut stream =
             Stream::open(connection, self.flavor, &config, self.epoch, &leave_out).await?;

@@ -172,7 +172,7 @@ impl Stream {
 
 /// Whether the driver could not parse an event, which it reports as an I/O error as well, and not the connection ended: that
 /// is an error of the operating system, or one of these texts.
-fn is_unreadable(error: &std::io::Error) -> bool {
+pub(super) fn is_unreadable(error: &std::io::Error) -> bool {
     const CONNECTION_ENDED: [&str; 2] = [
         "connection closed",         // mysql_async, between two packets
         "bytes remaining on stream", // tokio-util, inside a packet
@@ -239,7 +239,7 @@ pub(super) fn is_unpacked(event: &Event) -> bool {
 }
 
 /// The driver takes a length that is shorter than the header for that of the header.
-fn check_length(event: &Event) -> Result<()> {
+pub(super) fn check_length(event: &Event) -> Result<()> {
     let length = event.header().event_size();
     if length as usize >= BinlogEventHeader::LEN {
         return Ok(());
@@ -255,7 +255,7 @@ fn check_length(event: &Event) -> Result<()> {
 }
 
 /// The driver reads past the checksum; here it is compared.
-fn check_crc(event: &Event) -> Result<()> {
+pub(super) fn check_crc(event: &Event) -> Result<()> {
     if is_unpacked(event) {
         return Ok(());
     }
@@ -286,12 +286,12 @@ fn check_crc(event: &Event) -> Result<()> {
 
 /// Counts the bytes of the events inside a compressed payload against what the payload announced.
 #[derive(Default)]
-struct Payload {
+pub(super) struct Payload {
     remaining: u64,
 }
 
 impl Payload {
-    fn check(&mut self, event: &Event) -> Result<()> {
+    pub(super) fn check(&mut self, event: &Event) -> Result<()> {
         let damaged = |what: String| {
             Error::new(
                 Kind::SourceDamaged,

@@ -174,11 +174,11 @@ pub(crate) fn split_json(data: &[u8]) -> Result<(u8, u8, &[u8]), DecodeError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// The encoder of the format, for tests only.
-    fn encode(text: &str, precision: u8, scale: u8) -> Vec<u8> {
+    pub(crate) fn encode(text: &str, precision: u8, scale: u8) -> Vec<u8> {
         let negative = text.starts_with('-');
         let text = text.trim_start_matches('-');
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));

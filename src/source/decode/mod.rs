@@ -24,6 +24,8 @@ mod charset;
 mod charset_tables;
 mod decimal;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod json;
 mod json_bson;
 mod json_diff;
