@@ -4,12 +4,16 @@
 //! First what BSON or MongoDB cannot hold as it is (keys with `$`, dots and NUL, deep JSON, odd names, undecodable text,
 //! documents that a validator refuses); then forms of the binlog that few servers use (tagged GTIDs, compressed
 //! transactions, no checksum, rotation); then an operator who sets the offset back; last, that neither a secret nor a row
-//! value ever reaches the log.
+//! value ever reaches the log; and damage on the wire, which stops the stream with its place.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "hostile/damage.rs"]
+mod damage;
 #[path = "hostile/servers_and_hands.rs"]
 mod servers_and_hands;
+#[path = "hostile/wire.rs"]
+mod wire;
 
 use std::time::Duration;
 
