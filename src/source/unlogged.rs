@@ -296,10 +296,14 @@ fn judge(facts: &Facts) -> Vec<String> {
     let logs_cascades = variable("innodb_native_foreign_keys")
         .is_some_and(|native| native.eq_ignore_ascii_case("OFF") || native == "0");
     if !logs_cascades && facts.cascading.count > 0 {
-        let remedy = if variable("innodb_native_foreign_keys").is_some() {
-            "start mysqld with innodb_native_foreign_keys=OFF, and they are"
-        } else {
-            "MySQL logs them from 9.6 on; until then, change these rows by statements of your own before those they refer to"
+        let remedy = match variable("innodb_native_foreign_keys") {
+            Some(_) => "start mysqld with innodb_native_foreign_keys=OFF, and they are",
+            None if facts.is_mariadb => {
+                "change these rows by statements of your own before those they refer to"
+            }
+            None => {
+                "MySQL logs them from 9.6 on; until then, change these rows by statements of your own before those they refer to"
+            }
         };
         warnings.push(format!(
             "rows that a foreign key deletes or changes by itself (CASCADE, SET NULL) are not recorded, in {}; {remedy}",
