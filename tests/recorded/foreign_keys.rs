@@ -1,11 +1,12 @@
 //! Foreign keys that change rows of other tables.
 //!
 //! Until MySQL 9.5, and in MariaDB, InnoDB does that below the server and none of it reaches the binlog. From 9.6 on the
-//! server does it, and logs the child rows first, each level before the one above it.
+//! server does it, and logs the child rows first, each level before the one above it. The others are in [`crate::unlogged`].
 
-use crate::notation::{Recorded, on_each_flavor};
+use crate::notation::{Recorded, on_flavor};
 
-on_each_flavor! {
+on_flavor! {
+    on_mysql, Mysql,
     a_cascade_is_recorded_with_the_statement_that_caused_it: "cascades",
     a_cascade_through_one_table_and_across_databases: "cascades_far",
     a_cascade_of_other_statements_than_delete_and_update: "cascades_of",

@@ -16,43 +16,52 @@ use std::fmt::Write as _;
 use mongodb::Database;
 use mongodb::bson::{Bson, Document, doc};
 use mysql_async::Conn;
+use tokio::sync::OnceCell;
 
 use crate::common::audit::{run, shared_mysqld};
-use crate::common::{CATCH_UP, Daemon, Mongod, Mysqld, Settings, caught_up, fold, mongo, values};
+use crate::common::{
+    CATCH_UP, Daemon, Flavor, Mongod, Mysqld, Settings, caught_up, fold, mongo, values,
+};
 
-/// Which server a test runs on. What is expected is the same where nothing else is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flavor {
-    Mysql,
-}
-
-impl Flavor {
-    /// Where the flavors differ, what is right for this one.
-    pub(crate) fn pick<T>(self, mysql: T) -> T {
-        match self {
-            Self::Mysql => mysql,
-        }
-    }
-}
-
-/// Tests that run on each flavor: `body: "database"`.
-macro_rules! on_each_flavor {
+/// Tests that run on MySQL and on MariaDB: `body: "database"`.
+macro_rules! on_both_flavors {
     ($($body:ident: $schema:literal),* $(,)?) => {
-        mod on_mysql {
+        $crate::notation::on_flavor! { on_mysql, Mysql, $($body: $schema),* }
+        $crate::notation::on_flavor! { on_mariadb, Mariadb10, $($body: $schema),* }
+    };
+}
+pub(crate) use on_both_flavors;
+
+/// Tests that run on one flavor, in a module of that name.
+macro_rules! on_flavor {
+    ($module:ident, $flavor:ident, $($body:ident: $schema:literal),* $(,)?) => {
+        mod $module {
             $(#[tokio::test]
             async fn $body() {
-                use crate::notation::{Flavor, Recorded};
-                super::$body(Recorded::of(Flavor::Mysql, $schema).await).await;
+                use crate::{common::Flavor, notation::Recorded};
+                super::$body(Recorded::of(Flavor::$flavor, $schema).await).await;
             })*
         }
     };
 }
-pub(crate) use on_each_flavor;
+pub(crate) use on_flavor;
 
 /// A server of a test's own, or the one that the tests share.
 pub(crate) enum Server {
     Shared(&'static Mysqld),
     Own(Mysqld),
+}
+
+impl Server {
+    /// The one of its flavor that the tests share; each writes databases of its own.
+    pub(crate) async fn shared(flavor: Flavor) -> Self {
+        static MARIADB: OnceCell<Mysqld> = OnceCell::const_new();
+        Self::Shared(if flavor.is_mariadb() {
+            MARIADB.get_or_init(|| Mysqld::start_as(flavor, &[])).await
+        } else {
+            shared_mysqld().await
+        })
+    }
 }
 
 impl std::ops::Deref for Server {
@@ -68,7 +77,6 @@ impl std::ops::Deref for Server {
 
 /// A daemon that records the database `schema`, and those whose names begin with `schema__`, from now on.
 pub(crate) struct Recorded {
-    pub(crate) flavor: Flavor,
     pub(crate) session: Conn,
     pub(crate) daemon: Daemon,
     pub(crate) target: Database,
@@ -82,30 +90,21 @@ pub(crate) struct Recorded {
 impl Recorded {
     /// On the server that the tests share.
     pub(crate) async fn of(flavor: Flavor, schema: &'static str) -> Self {
-        Self::on(flavor, Server::Shared(shared_mysqld().await), schema).await
+        Self::on(Server::shared(flavor).await, schema).await
     }
 
     /// On a server of its own, started with `options`.
     pub(crate) async fn with(flavor: Flavor, options: &[&str], schema: &'static str) -> Self {
-        Self::on(
-            flavor,
-            Server::Own(Mysqld::start_with(options).await),
-            schema,
-        )
-        .await
+        let server = Mysqld::start_as(flavor, options).await;
+        Self::on(Server::Own(server), schema).await
     }
 
-    async fn on(flavor: Flavor, server: Server, schema: &'static str) -> Self {
-        Self::including(flavor, server, schema, &format!(r"^{schema}(__.*)?\.")).await
+    async fn on(server: Server, schema: &'static str) -> Self {
+        Self::including(server, schema, &format!(r"^{schema}(__.*)?\.")).await
     }
 
     /// With filters of its own.
-    pub(crate) async fn including(
-        flavor: Flavor,
-        server: Server,
-        schema: &'static str,
-        include: &str,
-    ) -> Self {
+    pub(crate) async fn including(server: Server, schema: &'static str, include: &str) -> Self {
         let mongod = Mongod::shared().await;
         server.exec(format!("CREATE DATABASE {schema}")).await;
         let settings = Settings::new(&server, mongod)
@@ -122,7 +121,6 @@ impl Recorded {
         )
         .await;
         Self {
-            flavor,
             session,
             daemon,
             target: mongod.database(settings.database()).await,
@@ -151,14 +149,33 @@ impl Recorded {
         .await
     }
 
-    /// Compares the documents that came since `from` with lines of the notation, blank space around them left out.
+    /// Where the flavors differ, what is right for this one.
+    pub(crate) fn pick<T>(&self, mysql: T, mariadb: T) -> T {
+        if self.server.flavor().is_mariadb() {
+            mariadb
+        } else {
+            mysql
+        }
+    }
+
+    /// Compares the documents that came since `from` with lines of the notation, blank space around them left out. MariaDB
+    /// does not send the texts of statements whose rows it logs: there, what is expected is the same without them.
     pub(crate) async fn expect_from(&self, from: usize, expected: &str) {
         let documents = self.documents().await;
         let found = lines(&documents[from.min(documents.len())..], self.schema);
+        let is_row = |line: &str| {
+            [" insert ", " update ", " delete "]
+                .iter()
+                .any(|op| line.contains(op))
+        };
         let expected: Vec<&str> = expected
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty())
+            .map(|line| match line.split_once(" | ") {
+                Some((row, _)) if is_row(row) => self.pick(line, row),
+                _ => line,
+            })
             .collect();
         assert!(
             found == expected,

@@ -3,17 +3,28 @@
 use mongodb::bson::{Document, doc};
 use mysql_async::prelude::Queryable;
 
+use crate::common::Flavor;
 use crate::common::mongo;
-use crate::notation::{Flavor, Recorded, on_each_flavor};
+use crate::notation::{Recorded, on_both_flavors, on_flavor};
 
-on_each_flavor! {
+on_both_flavors! {
     savepoints_leave_what_was_kept: "savepoints",
     a_transaction_across_databases_is_one: "across",
-    texts_stand_on_the_first_document_of_each_statement_however_many_rows: "texts_once",
     xa_transactions_across_databases_and_without_changes: "xa_more",
     engines_without_transactions: "engines",
     temporary_tables_leave_nothing: "temporary",
     a_session_that_does_not_log_leaves_nothing: "unlogged",
+}
+
+on_flavor! {
+    only_on_mysql, Mysql,
+    texts_stand_on_the_first_document_of_each_statement_however_many_rows: "texts_once",
+    a_blackhole_records_what_it_is_given: "holes",
+}
+
+on_flavor! {
+    only_on_mariadb, Mariadb10,
+    engines_with_and_without_transactions_in_one_transaction: "engines_mixed",
 }
 
 async fn savepoints_leave_what_was_kept(mut recorded: Recorded) {
@@ -152,7 +163,7 @@ async fn xa_transactions_across_databases_and_without_changes(mut recorded: Reco
                 "INSERT INTO t VALUES (3)",
                 "XA END 'dropped'",
                 "XA ROLLBACK 'dropped'",
-                "SET binlog_transaction_compression = ON",
+                recorded.pick("SET binlog_transaction_compression = ON", "SET @unused = 1"),
                 "XA START 'small'",
                 "INSERT INTO t VALUES (4)",
                 "XA END 'small'",
@@ -182,7 +193,6 @@ async fn engines_without_transactions(mut recorded: Recorded) {
             "CREATE TABLE my (id INT PRIMARY KEY) ENGINE=MyISAM",
             "CREATE TABLE mem (id INT PRIMARY KEY) ENGINE=MEMORY",
             "CREATE TABLE lines_of (id INT NOT NULL) ENGINE=CSV",
-            "CREATE TABLE hole (id INT PRIMARY KEY) ENGINE=BLACKHOLE",
         ])
         .await;
     let from = recorded.mark().await;
@@ -191,10 +201,6 @@ async fn engines_without_transactions(mut recorded: Recorded) {
             "INSERT INTO my VALUES (1)",
             "INSERT INTO mem VALUES (1)",
             "INSERT INTO lines_of VALUES (1)",
-            // What a BLACKHOLE table is given is logged; nothing is ever found in it to change.
-            "INSERT INTO hole VALUES (1)",
-            "UPDATE hole SET id = 2",
-            "DELETE FROM hole",
             // What stands is recorded, rolled back or not.
             "BEGIN",
             "INSERT INTO my VALUES (2)",
@@ -218,8 +224,6 @@ async fn engines_without_transactions(mut recorded: Recorded) {
             --
             0.0 insert lines_of + {id: 1} | INSERT INTO lines_of VALUES (1)
             --
-            0.0 insert hole 1 + {id: 1} | INSERT INTO hole VALUES (1)
-            --
             0.0 insert my 2 + {id: 2} | INSERT INTO my VALUES (2)
             --
             0.0 insert my 3 + {id: 3} | INSERT INTO my VALUES (3), (1), (4)
@@ -229,9 +233,85 @@ async fn engines_without_transactions(mut recorded: Recorded) {
     recorded.assert_exact(&["my", "mem", "lines_of", "t"]).await;
 }
 
+async fn a_blackhole_records_what_it_is_given(mut recorded: Recorded) {
+    // Nothing is ever found in it to change.
+    recorded
+        .records(
+            &["CREATE TABLE t (id INT PRIMARY KEY) ENGINE=BLACKHOLE"],
+            &[
+                "INSERT INTO t VALUES (1)",
+                "UPDATE t SET id = 2",
+                "DELETE FROM t",
+            ],
+            "
+            --
+            0.0 insert t 1 + {id: 1} | INSERT INTO t VALUES (1)
+            ",
+        )
+        .await;
+}
+
+async fn engines_with_and_without_transactions_in_one_transaction(mut recorded: Recorded) {
+    recorded
+        .records(
+            &[
+                "CREATE TABLE t (id INT PRIMARY KEY)",
+                "CREATE TABLE my (id INT PRIMARY KEY) ENGINE=MyISAM",
+                "CREATE TABLE ar (id INT PRIMARY KEY) ENGINE=Aria TRANSACTIONAL=1",
+            ],
+            &[
+                "BEGIN",
+                "INSERT INTO t VALUES (1)",
+                "INSERT INTO my VALUES (1)",
+                "INSERT INTO ar VALUES (1)",
+                "INSERT INTO t VALUES (2)",
+                "COMMIT",
+                "BEGIN",
+                "INSERT INTO t VALUES (3)",
+                "INSERT INTO my VALUES (3)",
+                "ROLLBACK",
+                "BEGIN",
+                "INSERT INTO t VALUES (4)",
+                "SAVEPOINT s",
+                "INSERT INTO my VALUES (4)",
+                "INSERT INTO t VALUES (5)",
+                "ROLLBACK TO s",
+                "INSERT INTO t VALUES (6)",
+                "COMMIT",
+            ],
+            // Rows that no rollback takes back are transactions of their own, before the one they stood in.
+            "
+            --
+            0.0 insert my 1 + {id: 1}
+            --
+            0.0 insert ar 1 + {id: 1}
+            --
+            0.0 insert t 1 + {id: 1}
+            1.1 insert t 2 + {id: 2}
+            --
+            0.0 insert my 3 + {id: 3}
+            --
+            0.0 insert my 4 + {id: 4}
+            --
+            0.0 insert t 4 + {id: 4}
+            3.3 insert t 6 + {id: 6}
+            ",
+        )
+        .await;
+    recorded.assert_exact(&["t", "my", "ar"]).await;
+}
+
 #[tokio::test]
 async fn a_memory_table_that_a_restart_emptied_is_a_truncate() {
-    let mut recorded = Recorded::with(Flavor::Mysql, &[], "emptied").await;
+    emptied_by_a_restart(Recorded::with(Flavor::Mysql, &[], "emptied").await).await;
+}
+
+#[tokio::test]
+async fn a_memory_table_that_a_restart_of_mariadb_emptied_is_a_statement() {
+    emptied_by_a_restart(Recorded::with(Flavor::Mariadb10, &[], "emptied").await).await;
+}
+
+async fn emptied_by_a_restart(mut recorded: Recorded) {
     recorded
         .run(&[
             "CREATE TABLE mem (id INT PRIMARY KEY) ENGINE=MEMORY",
@@ -249,12 +329,20 @@ async fn a_memory_table_that_a_restart_emptied_is_a_truncate() {
     recorded
         .expect_from(
             from,
-            "
-            --
-            0.0 ddl mem | TRUNCATE TABLE `emptied`.`mem` /* generated by server, implicitly emptying in-memory table */
-            --
-            0.0 insert mem 2 + {id: 2} | INSERT INTO emptied.mem VALUES (2)
-            ",
+            recorded.pick(
+                "
+                --
+                0.0 ddl mem | TRUNCATE TABLE `emptied`.`mem` /* generated by server, implicitly emptying in-memory table */
+                --
+                0.0 insert mem 2 + {id: 2} | INSERT INTO emptied.mem VALUES (2)
+                ",
+                "
+                --
+                0.0 ddl mem | TRUNCATE TABLE `emptied`.`mem` /* generated by server for memory table after a restart */
+                --
+                0.0 insert mem 2 + {id: 2}
+                ",
+            ),
         )
         .await;
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::common::{Daemon, Mongod, Mysqld, Settings, caught_up, mongo, mysql};
-use crate::notation::{Flavor, Recorded};
+use crate::common::{Daemon, Flavor, Mongod, Mysqld, Settings, caught_up, mongo, mysql};
+use crate::notation::Recorded;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -44,7 +44,26 @@ async fn a_server_that_logs_everything_is_warned_of_nothing() {
 async fn cascades_inside_innodb_are_not_recorded_and_their_tables_are_named() {
     // As MySQL before 9.6 does them.
     let options = ["--innodb-native-foreign-keys=ON"];
-    let mut recorded = Recorded::with(Flavor::Mysql, &options, "below").await;
+    let recorded = Recorded::with(Flavor::Mysql, &options, "below").await;
+    cascades_below_the_binlog(
+        recorded,
+        "start mysqld with innodb_native_foreign_keys=OFF, and they are",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn cascades_of_mariadb_are_not_recorded_and_their_tables_are_named() {
+    let recorded = Recorded::with(Flavor::Mariadb10, &[], "below").await;
+    recorded
+        .server
+        .exec(format!("GRANT REFERENCES ON *.* TO {}", mysql::USER))
+        .await;
+    let remedy = "change these rows by statements of your own before those they refer to";
+    cascades_below_the_binlog(recorded, remedy).await;
+}
+
+async fn cascades_below_the_binlog(mut recorded: Recorded, remedy: &str) {
     recorded
         .records(
             &[
@@ -76,16 +95,24 @@ async fn cascades_inside_innodb_are_not_recorded_and_their_tables_are_named() {
     let found = warnings(&recorded.server, recorded.settings.clone()).await;
     assert_eq!(
         found,
-        [
-            "rows that a foreign key deletes or changes by itself (CASCADE, SET NULL) are not recorded, in below.c, below.n; \
-          start mysqld with innodb_native_foreign_keys=OFF, and they are"
-        ]
+        [format!(
+            "rows that a foreign key deletes or changes by itself (CASCADE, SET NULL) are not recorded, in below.c, below.n; {remedy}"
+        )]
     );
 }
 
 #[tokio::test]
 async fn an_account_that_sees_no_table_is_told_that_it_cannot_look() {
-    let (server, mongod) = tokio::join!(Mysqld::start(), Mongod::shared());
+    cannot_look(Flavor::Mysql).await;
+}
+
+#[tokio::test]
+async fn an_account_that_sees_no_table_of_mariadb_is_told_that_it_cannot_look() {
+    cannot_look(Flavor::Mariadb10).await;
+}
+
+async fn cannot_look(flavor: Flavor) {
+    let (server, mongod) = tokio::join!(Mysqld::start_as(flavor, &[]), Mongod::shared());
     server
         .exec(format!(
             "REVOKE SELECT ON *.* FROM {0}; CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY) ENGINE=MEMORY",
@@ -157,6 +184,37 @@ async fn settings_and_engines_that_keep_changes_out_of_the_binlog_are_told() {
         operations.contains(&"ddl") && !operations.contains(&"insert"),
         "{changes:#?}"
     );
+}
+
+#[tokio::test]
+async fn settings_of_mariadb_that_keep_changes_out_of_the_binlog_are_told() {
+    let options = [
+        "--binlog-do-db=shop",
+        "--sync-binlog=0",
+        "--log-slave-updates=OFF",
+        "--replicate-ignore-table=shop.noise",
+    ];
+    let (server, mongod) = tokio::join!(
+        Mysqld::start_as(Flavor::Mariadb10, &options),
+        Mongod::shared()
+    );
+    server
+        .exec(format!(
+            "SET GLOBAL gtid_slave_pos = '7-7-7'; GRANT REFERENCES ON *.* TO {}; CREATE DATABASE shop",
+            mysql::USER
+        ))
+        .await;
+    let found = warnings(&server, Settings::new(&server, mongod)).await;
+    let starts = [
+        "the server logs the databases shop and no others (binlog_do_db)",
+        "the server is a replica and does not log what it receives (log_replica_updates=OFF)",
+        "the server is a replica that leaves changes of its source out (replicate_ignore_table=shop.noise)",
+        "sync_binlog is 0",
+    ];
+    assert_eq!(found.len(), starts.len(), "{found:#?}");
+    for (found, start) in found.iter().zip(starts) {
+        assert!(found.starts_with(start), "{found}");
+    }
 }
 
 #[tokio::test]
