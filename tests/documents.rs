@@ -623,11 +623,12 @@ async fn xa_rows_stand_at_prepare_and_what_became_of_them_follows() {
             "xa_commit",
             "insert",
             "xa_rollback",
-            "insert"
+            "insert",
+            "xa_commit"
         ],
         "{documents:#?}"
     );
-    let [first, second, commit, third, rollback, fourth] = &documents[..] else {
+    let [first, second, commit, third, rollback, fourth, at_once] = &documents[..] else {
         unreachable!()
     };
     // As the server writes it: X'gtrid',X'bqual',formatID.
@@ -667,5 +668,11 @@ async fn xa_rows_stand_at_prepare_and_what_became_of_them_follows() {
         "prepare and commit are two transactions"
     );
     assert_eq!(fourth.get_document("after").unwrap(), &doc! { "id": 4 });
+    assert_eq!(meta(fourth).get("xid"), meta(at_once).get("xid"));
+    assert_eq!(meta(fourth).get("gtid"), meta(at_once).get("gtid"));
+    assert_eq!(
+        meta(at_once).get_str("query").unwrap(),
+        format!("XA COMMIT X'{}',X'',1 ONE PHASE", hex(b"at once"))
+    );
     assert_ids(&documents);
 }

@@ -17,6 +17,7 @@ mod opening;
 mod statements;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mysql_common::binlog::events::{Event, RotateEvent, RowsQueryEvent};
 use mysql_common::proto::MySerialize;
@@ -53,6 +54,30 @@ pub(super) struct Assembler {
     end_position: u64,
     group: Option<Group>,
     documents: Documents,
+    /// Data changes that were logged as their statements.
+    statements_as_text: Repeated,
+}
+
+/// How often a thing that may happen at every transaction is told.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Counts something, and says when to tell it: at the first time, and then no more often than [`TELL_EVERY`].
+#[derive(Default)]
+struct Repeated {
+    count: u64,
+    told: Option<Instant>,
+}
+
+impl Repeated {
+    /// One more; the number of all when it is time to tell.
+    fn note(&mut self) -> Option<u64> {
+        self.count += 1;
+        if self.told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
+            return None;
+        }
+        self.told = Some(Instant::now());
+        Some(self.count)
+    }
 }
 
 /// A transaction of which the end has not been read.
@@ -111,6 +136,7 @@ impl Assembler {
             end_position: 0,
             group: None,
             documents: Documents::new(config, flavor),
+            statements_as_text: Repeated::default(),
         }
     }
 
@@ -245,7 +271,7 @@ impl Assembler {
                 Ok(())
             }
             event_type::XID => self.end(out),
-            event_type::XA_PREPARE => self.end(out),
+            event_type::XA_PREPARE => self.xa_prepare(event, out),
             event_type::EXECUTE_LOAD_QUERY => self.load_query(event, out),
             event_type::ROTATE => self.rotate(event),
             event_type::HEARTBEAT | event_type::HEARTBEAT_V2 => {

@@ -86,7 +86,7 @@ pub(crate) use on_flavor;
 /// How often a condition is looked at again.
 pub const POLL: Duration = Duration::from_millis(20);
 
-/// How long [`caught_up`] waits: far more than any healthy run takes, so that only a hang reaches it.
+/// How long [`caught_up`] waits for the offset to move: far more than any healthy run takes, so that only a hang reaches it.
 pub const CATCH_UP: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` holds; panics after `timeout`, naming what was waited for.
@@ -110,13 +110,18 @@ pub async fn caught_up(mysqld: &Mysqld, mongod: &Mongod, database: &str) {
     caught_up_within(mysqld, mongod, database, CATCH_UP).await;
 }
 
-/// [`caught_up`] with a bound of its own, for backlogs.
+/// [`caught_up`] with a bound of its own.
 pub async fn caught_up_within(mysqld: &Mysqld, mongod: &Mongod, database: &str, timeout: Duration) {
     let mut connection = mysqld.root().await;
     let database = mongod.client().await.database(database);
-    let started = Instant::now();
+    let mut moved = Instant::now();
+    let mut last = None;
     loop {
         let saved = mongo::saved_gtid(&database).await;
+        if saved != last {
+            moved = Instant::now();
+            last.clone_from(&saved);
+        }
         let executed = mysql::executed_gtid(mysqld.flavor(), &mut connection).await;
         if let Some(saved) = &saved
             && mysql::gtid_subset(mysqld.flavor(), &mut connection, &executed, saved).await
@@ -124,8 +129,8 @@ pub async fn caught_up_within(mysqld: &Mysqld, mongod: &Mongod, database: &str, 
             return;
         }
         assert!(
-            started.elapsed() < timeout,
-            "not caught up within {timeout:?}: the saved offset is {saved:?}, MySQL has executed {executed:?}"
+            moved.elapsed() < timeout,
+            "the saved offset has not moved for {timeout:?}: it is {saved:?}, MySQL has executed {executed:?}"
         );
         tokio::time::sleep(POLL).await;
     }

@@ -1,5 +1,7 @@
 //! What QUERY events do to the transaction they stand in: its markers, schema changes, and statements logged as text.
 
+use std::sync::Arc;
+
 use mysql_common::binlog::BinlogCtx;
 use mysql_common::binlog::events::{Event, QueryEvent};
 use mysql_common::io::ParseBuf;
@@ -74,10 +76,14 @@ impl Assembler {
                 self.statement(Operation::Ddl, text, &query, out)
             }
             Statement::Other => {
-                tracing::warn!(
-                    gtid = %group.gtid,
-                    "a data change was logged as its statement, not as rows (a session set binlog_format); recorded as its text"
-                );
+                let gtid = Arc::clone(&group.gtid);
+                if let Some(count) = self.statements_as_text.note() {
+                    tracing::warn!(
+                        gtid = %gtid,
+                        count,
+                        "a data change was logged as its statement, not as rows (a session set binlog_format); recorded as its text"
+                    );
+                }
                 self.statement(Operation::Statement, text, &query, out)
             }
             other => {
@@ -86,6 +92,20 @@ impl Assembler {
                 Err(self.damaged(format!("{word} at a place where the grammar of a transaction has none")))
             }
         }
+    }
+
+    /// The end of an XA transaction: prepared, or, with XA COMMIT … ONE PHASE, decided already. No decision follows then, so it is
+    /// recorded here, behind the rows that carry the transaction's id. The first byte of the body says which
+    /// (`XA_prepare_event` in `libs/mysql/binlog/event/control_events.h`).
+    pub(super) fn xa_prepare(&mut self, event: &Event, out: &mut Chunk) -> Result<()> {
+        let group = self.group_for("XA PREPARE")?;
+        let one_phase = event.data().first() == Some(&1);
+        if let Some(xid) = group.context.xid.as_ref().filter(|_| one_phase) {
+            let text = StatementText::of_rows(format!("XA COMMIT {xid} ONE PHASE").as_bytes());
+            let query = QueryEvent::new(Vec::new(), Vec::new());
+            self.statement(Operation::XaCommit, text, &query, out)?;
+        }
+        self.end(out)
     }
 
     /// A statement that is a transaction by itself.
