@@ -6,19 +6,22 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use mysql_common::binlog::consts::StatusVarKey;
 use mysql_common::binlog::events::{QueryEvent, StatusVarVal};
 
 use super::decode::wire::Reader;
 use super::decode::{Charset, DecodeError, Limits, RowsEvent, RowsKind, Scratch};
+use super::schema::information_schema::Answer;
+use super::schema::lookup::{Lookup, Wanted};
 use super::schema::{SchemaCache, TableSchema};
 use super::statement::{self, TableName};
 use crate::bson_writer::{self as write, element};
 use crate::config::{Config, TableFilter};
 use crate::event::{Change, ChangeEvent, Operation, SchemaVersion, TransactionContext};
 use crate::large_value::{LargeKind, LargeValue};
-use crate::position::Flavor;
+use crate::position::{Flavor, Gtid, GtidSet};
 
 /// Tables whose last schema is remembered. Beyond it the memory starts afresh, which costs a little work and a line
 /// `Schema changed`.
@@ -150,6 +153,7 @@ pub(super) struct Documents {
     filter: TableFilter,
     limits: Limits,
     schemas: SchemaCache,
+    lookup: Lookup,
     /// What follows from the last schema of each table, by `database.table`.
     tables: HashMap<String, Arc<Table>>,
     /// The table maps of the statement being read; they are void at its end.
@@ -179,6 +183,7 @@ impl Documents {
                 max_value_bytes: config.max_value_bytes,
             },
             schemas: SchemaCache::new(),
+            lookup: Lookup::default(),
             tables: HashMap::new(),
             statement_tables: Vec::new(),
             scratch: Scratch::default(),
@@ -198,17 +203,55 @@ impl Documents {
         self.statement_tables.clear();
     }
 
-    /// Takes a TABLE_MAP event in: names and types of the rows that follow.
-    pub(super) fn table_map(&mut self, body: &[u8]) -> Result<(), DecodeError> {
+    /// A new connection, perhaps to another server.
+    pub(super) fn reconnected(&mut self) {
+        self.forget_table_ids();
+        self.lookup.forget();
+    }
+
+    /// What is to be asked of the server before this TABLE_MAP event is taken in.
+    pub(super) fn wants(&mut self, body: &[u8], now: Instant) -> Option<Wanted> {
+        // A body that cannot be parsed is an error when it is taken in.
+        let schema = self.schemas.table_map(self.flavor, body).ok()?;
+        if schema.is_complete() {
+            return None;
+        }
+        let table_id = table_id(body).ok()?;
+        let included = self.filter.includes(&schema.full_name);
+        self.lookup.wants(&schema, table_id, included, now)
+    }
+
+    /// Takes in what the server answered, if it did.
+    pub(super) fn learn(
+        &mut self,
+        wanted: &Wanted,
+        answer: Option<Answer>,
+        read: &GtidSet,
+        now: Instant,
+    ) {
+        self.lookup.learn(wanted, answer, read, now);
+    }
+
+    /// A statement was read: what the server answered may be over.
+    pub(super) fn statement_read(&mut self, gtid: &Gtid) {
+        self.lookup.statement(gtid);
+    }
+
+    /// Takes a TABLE_MAP event of transaction `gtid` in: names and types of the rows that follow.
+    pub(super) fn table_map(
+        &mut self,
+        body: &[u8],
+        read: &GtidSet,
+        gtid: &Gtid,
+    ) -> Result<(), DecodeError> {
         let schema = self.schemas.table_map(self.flavor, body)?;
-        let table_id = Reader::new(body).unsigned(6, "table id")?;
+        let table_id = table_id(body)?;
+        let schema = self.lookup.complete(schema, table_id, read, gtid);
         let table = match self.tables.get(&schema.full_name) {
             Some(table) if Arc::ptr_eq(&table.schema, &schema) => Arc::clone(table),
             _ => self.note_table(schema),
         };
-        if table.included {
-            table.schema.check_readable()?;
-        }
+        table.schema.check(table.included)?;
         self.statement_tables.retain(|(id, _)| *id != table_id);
         self.statement_tables.push((table_id, table));
         Ok(())
@@ -241,7 +284,8 @@ impl Documents {
             if !table.schema.resolved {
                 tracing::warn!(
                     table = table.schema.full_name,
-                    "the binlog does not name the columns (written with binlog_row_metadata=MINIMAL); recorded as @1, @2 …"
+                    "the binlog does not name the columns (written with binlog_row_metadata=MINIMAL or NO_LOG), and it is not sure that information_schema has the same; recorded as \
+                     @1, @2 …"
                 );
             }
         }
@@ -384,6 +428,10 @@ impl Documents {
         };
         Ok(Some(ChangeEvent::new(context.transaction, &change, large)?))
     }
+}
+
+fn table_id(table_map: &[u8]) -> Result<u64, DecodeError> {
+    Reader::new(table_map).unsigned(6, "table id")
 }
 
 /// The value of `changed`: an array of column names.

@@ -26,6 +26,8 @@ use super::Chunk;
 use super::decode::DecodeError;
 use super::document::{Documents, Place, RowContext, StatementText};
 use super::guard::guarded;
+use super::schema::information_schema::Answer;
+use super::schema::lookup::Wanted;
 use super::stream::is_unpacked;
 use super::{event_type, mariadb};
 use crate::batch::{Item, TransactionEnd};
@@ -164,7 +166,7 @@ impl Assembler {
     /// A new connection: whatever was open comes again from its beginning.
     pub(super) fn reconnected(&mut self, server_uuid: &str) {
         self.group = None;
-        self.documents.forget_table_ids();
+        self.documents.reconnected();
         if *self.server_uuid != *server_uuid {
             self.server_uuid = server_uuid.into();
         }
@@ -194,6 +196,21 @@ impl Assembler {
                 self.file
             ),
         )
+    }
+
+    /// What has to be asked of information_schema before this event.
+    pub(super) fn wants(&mut self, event: &Event, now: Instant) -> Option<Wanted> {
+        let is_new = self.group.as_ref().is_some_and(|group| !group.known);
+        let is_table_map = event.header().event_type_raw() == event_type::TABLE_MAP;
+        if !is_new || !is_table_map {
+            return None;
+        }
+        self.documents.wants(event.data(), now)
+    }
+
+    /// Takes in the answer, or that there was none.
+    pub(super) fn learn(&mut self, wanted: &Wanted, answer: Option<Answer>, now: Instant) {
+        self.documents.learn(wanted, answer, &self.read, now);
     }
 
     /// What was read is damaged, or is whole and of a kind that is not read.
@@ -254,8 +271,9 @@ impl Assembler {
                 self.query(event, &plain, out)
             }
             event_type::TABLE_MAP => {
-                self.group_for("TABLE_MAP")?;
-                self.documents.table_map(event.data()).map_err(|error| self.undecodable(error))
+                let gtid = Arc::clone(&self.group_for("TABLE_MAP")?.gtid);
+                let taken = self.documents.table_map(event.data(), &self.read, &gtid);
+                taken.map_err(|error| self.undecodable(error))
             }
             event_type::WRITE_ROWS_V1..=event_type::DELETE_ROWS_V1
             | event_type::WRITE_ROWS..=event_type::DELETE_ROWS

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mysql_async::Conn;
+use mysql_common::binlog::events::Event;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -41,6 +42,7 @@ use crate::offset::Offset;
 use crate::position::{BinlogPosition, Flavor};
 use crate::retry::Failures;
 use group::Assembler;
+use schema::information_schema::InformationSchema;
 use stream::Stream;
 
 /// Bytes of documents after which a chunk goes to the batcher even when more is ready: large enough that the channel costs
@@ -197,6 +199,7 @@ impl Reader {
             gtid = %self.assembler.read(),
             "Connected to MySQL"
         );
+        let mut information = InformationSchema::new(&config, address, self.flavor);
         let mut quiet = Quiet::new();
         let mut chunk = Chunk::default();
         loop {
@@ -216,6 +219,7 @@ impl Reader {
             let outcome = match event {
                 Ok(event) => {
                     quiet.note(event.header().event_type_raw());
+                    self.look_up(&mut information, &event, &mut chunk).await?;
                     self.assembler.event(&event, &mut chunk)
                 }
                 Err(error) => Err(self.assembler.locate(error)),
@@ -244,6 +248,33 @@ impl Reader {
         }
         unlogged::look_at(address, &self.config);
         self.looked_at.clone_from(&facts.server_uuid);
+        Ok(())
+    }
+
+    /// Asks information_schema what an event does not tell, where that is worth it.
+    async fn look_up(
+        &mut self,
+        information: &mut InformationSchema<'_>,
+        event: &Event,
+        chunk: &mut Chunk,
+    ) -> Result<()> {
+        let Some(wanted) = self.assembler.wants(event, std::time::Instant::now()) else {
+            return Ok(());
+        };
+        // What is read already does not wait for the answer.
+        if !chunk.items.is_empty() {
+            self.send(chunk).await?;
+        }
+        let answer = match information.ask(&wanted).await {
+            Ok(answer) => Some(answer),
+            Err(error) if wanted.is_required => return Err(error),
+            Err(error) => {
+                tracing::warn!(error = %error, "the names of columns cannot be looked up; recorded as @1, @2 …");
+                None
+            }
+        };
+        self.assembler
+            .learn(&wanted, answer, std::time::Instant::now());
         Ok(())
     }
 

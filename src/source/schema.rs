@@ -15,12 +15,17 @@
 //! - MariaDB's default, `binlog_row_metadata=NO_LOG`, tells neither signedness nor character sets: such integers are stored as
 //!   numbers as long as both readings agree and else as their bytes, such strings as their bytes; nothing is guessed;
 //! - MariaDB's UUID, INET4, INET6 and VECTOR look like BINARY(n) and VARBINARY(n), its JSON is LONGTEXT. A COMPRESSED column has
-//!   a type of its own, and is refused.
+//!   a type of its own, and is refused. A time in the format of MariaDB 5.3 has a length that the event does not tell.
+//!
+//! What an event leaves open is asked from the server's information_schema (`lookup` says when the answer holds,
+//! `information_schema` asks); what is left unanswered stays open as said.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod cache;
 mod column;
+pub(in crate::source) mod information_schema;
+pub(in crate::source) mod lookup;
 pub mod refused;
 mod table_map;
 mod wire_type;
@@ -49,8 +54,23 @@ pub struct TableSchema {
     /// The schema version: the first 16 hex digits of the SHA-256 of `columns` and `key` as they stand in
     /// [`TableSchema::document`]. Tables that look the same share it, whatever their names.
     pub id: String,
-    /// Whether the event named its columns. When false, names are `@1`, `@2` … and labels and key are unknown.
+    /// Whether the columns have their names. When false, names are `@1`, `@2` … and labels and key are unknown.
     pub resolved: bool,
+    /// What the event leaves open, for `lookup` to find out.
+    pub(crate) unknown: Unknown,
+}
+
+/// What an event leaves open; each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// Nothing.
+    Nothing,
+    /// MariaDB: whether some column of bytes is a UUID, INET4, INET6 or VECTOR.
+    Types,
+    /// The columns' names, their key, and labels; in MariaDB perhaps also signs and character sets.
+    Names,
+    /// MariaDB: how long some values are.
+    Lengths,
 }
 
 impl TableSchema {
@@ -60,39 +80,72 @@ impl TableSchema {
     /// When the body ends early, its lists do not fit its columns, or a column has a type that cannot be decoded.
     pub fn parse(flavor: Flavor, body: &[u8]) -> Result<Self, DecodeError> {
         let parts = table_map::parse(flavor, body)?;
-        let (columns, key) = described(&parts.columns, &parts.key);
-        let described = bson::doc! { "columns": columns, "key": key };
-        // A document of strings and integers: it always serializes, and an empty id would be seen at once.
-        let bytes = bson::serialize_to_vec(&described).unwrap_or_default();
-        let id = Sha256::digest(&bytes)
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let may_be_other = |column: &Column| match column.kind {
+            ColumnKind::Bytes {
+                shape: StringShape::Fixed(bytes),
+                ..
+            } => matches!(bytes, 4 | 16),
+            ColumnKind::Bytes {
+                shape: StringShape::Variable(bytes),
+                ..
+            } => bytes > 0 && bytes % 4 == 0,
+            _ => false,
+        };
+        let is_open =
+            |column: &Column| matches!(column.kind, ColumnKind::OldOfUnknownLength { .. });
+        let unknown = if parts.columns.iter().any(is_open) {
+            Unknown::Lengths
+        } else if !parts.resolved {
+            Unknown::Names
+        } else if flavor == Flavor::Mariadb && parts.columns.iter().any(may_be_other) {
+            Unknown::Types
+        } else {
+            Unknown::Nothing
+        };
         Ok(Self {
             full_name: format!("{}.{}", parts.database, parts.table),
             database: parts.database,
             table: parts.table,
+            id: version(&parts.columns, &parts.key),
             columns: parts.columns,
             key: parts.key,
-            id,
             resolved: parts.resolved,
+            unknown,
         })
     }
 
-    /// Why rows of this table cannot be made into documents, if so. They can still be counted.
+    /// Whether the event told all that there is to know.
+    pub(in crate::source) fn is_complete(&self) -> bool {
+        self.unknown == Unknown::Nothing
+    }
+
+    /// The same table with what the event did not tell.
+    fn with(&self, columns: Vec<Column>, key: Vec<usize>) -> Self {
+        Self {
+            full_name: self.full_name.clone(),
+            database: self.database.clone(),
+            table: self.table.clone(),
+            id: version(&columns, &key),
+            columns,
+            key,
+            resolved: true,
+            unknown: Unknown::Nothing,
+        }
+    }
+
+    /// Whether rows of this table can be read; when they are not `included`, whether they can be counted.
     ///
     /// # Errors
     /// [`DecodeError::Refused`] within the table.
-    pub fn check_readable(&self) -> Result<(), DecodeError> {
-        let compressed = |column: &&Column| matches!(column.kind, ColumnKind::Compressed { .. });
-        match self.columns.iter().find(compressed) {
-            Some(column) => Err(DecodeError::Table {
+    pub fn check(&self, included: bool) -> Result<(), DecodeError> {
+        let check = |column: &Column| column.check(&self.database, &self.table, included);
+        self.columns
+            .iter()
+            .try_for_each(check)
+            .map_err(|refused| DecodeError::Table {
                 table: self.full_name.as_str().into(),
-                problem: Box::new(column.refused(&self.database, &self.table)),
-            }),
-            None => Ok(()),
-        }
+                problem: Box::new(refused),
+            })
     }
 
     /// The schema as row_changes_schemas keeps it: `{ _id, columns: [ { name, type, unsigned?, charset?, labels? } ],
@@ -101,6 +154,20 @@ impl TableSchema {
         let (columns, key) = described(&self.columns, &self.key);
         bson::doc! { "_id": &self.id, "columns": columns, "key": key }
     }
+}
+
+/// The id of a schema version.
+fn version(columns: &[Column], key: &[usize]) -> String {
+    let (columns, key) = described(columns, key);
+    let described = bson::doc! { "columns": columns, "key": key };
+    // A document of strings and integers: it always serializes, and an empty id would be seen at once.
+    let bytes = bson::serialize_to_vec(&described).unwrap_or_default();
+    let digest = Sha256::digest(&bytes);
+    digest
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn described(columns: &[Column], key: &[usize]) -> (Vec<bson::Document>, Vec<String>) {

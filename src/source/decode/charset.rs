@@ -60,6 +60,18 @@ enum CharacterLengths {
     Gb18030,
 }
 
+/// A set is known by its name.
+impl PartialEq for Charset {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Charset {}
+
+/// The highest collation id of MySQL 9.7.
+const LAST_SHARED_COLLATION: u64 = 323;
+
 impl Charset {
     /// The character set of a collation id, as a table map or `SHOW COLLATION` of that flavor gives it. An id that is not
     /// known (a collation compiled in later, or defined by the user) gives a set without a decoder.
@@ -78,6 +90,15 @@ impl Charset {
             max_bytes_per_character: 1,
             encoding: Encoding::None,
         }
+    }
+
+    /// The set of that name, as information_schema gives it.
+    pub(crate) fn of_name(name: &str) -> Self {
+        let name = if name == "utf8" { "utf8mb3" } else { name };
+        (1..=LAST_SHARED_COLLATION)
+            .filter_map(shared_collation)
+            .find(|charset| charset.name == name)
+            .unwrap_or_else(Self::unknown)
     }
 
     fn named(name: &'static str, max_bytes_per_character: u8) -> Self {
@@ -101,6 +122,11 @@ impl Charset {
     /// Whether this is MySQL's `binary`, which makes CHAR, VARCHAR and TEXT into BINARY, VARBINARY and BLOB.
     pub fn is_binary(&self) -> bool {
         self.name == "binary"
+    }
+
+    /// Whether nothing is known of this set.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.name == "unknown"
     }
 
     /// Whether there is a decoder for this set.
@@ -180,7 +206,7 @@ fn shared_collation(id: u64) -> Option<Charset> {
 fn mariadb_collation(id: u64) -> Option<Charset> {
     match id {
         // MySQL's, as far as MariaDB has them; those from 255 on stand for a newer collation of MariaDB's.
-        1..=75 | 77..=247 | 255..=323 => shared_collation(id),
+        1..=75 | 77..=247 | 255..=LAST_SHARED_COLLATION => shared_collation(id),
         // MariaDB's further languages: a page for each of the Unicode sets.
         0x240..=0x25f => Some(Charset::named("utf8mb3", 3)),
         0x260..=0x27f => Some(Charset::named("utf8mb4", 4)),

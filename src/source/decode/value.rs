@@ -173,6 +173,7 @@ pub(crate) fn take<'a>(
         ColumnKind::Uuid | ColumnKind::Inet6 | ColumnKind::Inet4 => {
             usize::from(reader.u8("length of a value")?)
         }
+        ColumnKind::OldOfUnknownLength { type_code } => return Err(unreadable(*type_code)),
     };
     reader.bytes(width, "value")
 }
@@ -273,12 +274,8 @@ pub(crate) fn append(
             target.string(column, |out| uuid_inet::append_inet4(bytes, out))?;
         }
         // The table is refused before its rows come.
-        ColumnKind::Compressed { .. } => {
-            return Err(DecodeError::UnsupportedType {
-                type_code: COMPRESSED_TYPE,
-                hint: " (COMPRESSED)",
-            });
-        }
+        ColumnKind::Compressed { .. } => return Err(unreadable(COMPRESSED_TYPE)),
+        ColumnKind::OldOfUnknownLength { type_code } => return Err(unreadable(*type_code)),
         ColumnKind::Enum { labels, .. } => append_enum(column, labels.as_deref(), reader, target)?,
         ColumnKind::Set { labels, .. } => append_set(column, labels.as_deref(), reader, target)?,
         ColumnKind::Json { .. } => {
@@ -367,6 +364,14 @@ pub(crate) fn shortest_double(value: f32) -> f64 {
         }
     }
     value.to_string().parse().unwrap_or(exact)
+}
+
+#[cold]
+fn unreadable(type_code: u8) -> DecodeError {
+    DecodeError::UnsupportedType {
+        type_code,
+        hint: " (COMPRESSED, or a time in the format of MariaDB 5.3)",
+    }
 }
 
 #[cold]

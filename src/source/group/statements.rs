@@ -166,6 +166,8 @@ impl Assembler {
         let Some(group) = &mut self.group else {
             return Ok(());
         };
+        // Whatever it says: a schema change that is not seen as one would leave a wrong name behind.
+        self.documents.statement_read(&group.gtid);
         let place = Place {
             file: &self.file,
             position: self.position,

@@ -3,7 +3,7 @@
 use crate::source::decode::{Charset, DecodeError, label_value};
 
 /// A column of a table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Column {
     /// The column's name, or `@` and its number from 1 when the event has no names.
     pub name: String,
@@ -18,7 +18,7 @@ pub struct Column {
 }
 
 /// A column's type, with everything that its values' bytes depend on.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ColumnKind {
     /// TINYINT to BIGINT.
     Integer {
@@ -73,6 +73,12 @@ pub enum ColumnKind {
     OldDateTime,
     /// TIMESTAMP of a table made before MySQL 5.6: 4 bytes, no fraction.
     OldTimestamp,
+    /// TIME, DATETIME or TIMESTAMP in the format of MariaDB 5.3, of which the event does not tell the fractional digits, and with
+    /// them the length. Rows with it cannot even be counted.
+    OldOfUnknownLength {
+        /// The event's type byte: 7 TIMESTAMP, 11 TIME, 12 DATETIME.
+        type_code: u8,
+    },
     /// CHAR, VARCHAR or TEXT, also in a character set that cannot be decoded.
     Text {
         /// Bytes of a value's length: 1 to 4.
@@ -153,7 +159,7 @@ pub enum StringShape {
 }
 
 /// An ENUM's or SET's label.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
     /// The label as text; None when its bytes have no text in the column's character set.
     pub text: Option<String>,
@@ -196,21 +202,36 @@ impl Column {
         }
     }
 
-    /// What is said of a compressed column.
-    pub(crate) fn refused(&self, database: &str, table: &str) -> DecodeError {
+    /// Why rows with this column cannot be read, and the statement that mends it; `included` is whether they are wanted.
+    pub(crate) fn check(
+        &self,
+        database: &str,
+        table: &str,
+        included: bool,
+    ) -> Result<(), DecodeError> {
+        const BEHIND: &str = "what was written before that cannot be recorded: start behind it with a new SOURCE_ID and START_FROM";
         let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
-        DecodeError::Refused {
+        let alter = format!("ALTER TABLE {}.{}", quoted(database), quoted(table));
+        let (what, remedy) = match self.kind {
+            ColumnKind::Compressed { .. } if included => (
+                "is COMPRESSED, which sdl does not read",
+                format!(
+                    "{alter} MODIFY {} … with its definition as SHOW CREATE TABLE gives it, without COMPRESSED; {BEHIND}",
+                    quoted(&self.name)
+                ),
+            ),
+            ColumnKind::OldOfUnknownLength { .. } => (
+                "has the format of MariaDB 5.3, of which the binlog does not tell the fractional digits, and the server does not \
+                 have it without any now",
+                format!("SET GLOBAL mysql56_temporal_format=ON; {alter} FORCE; {BEHIND}"),
+            ),
+            _ => return Ok(()),
+        };
+        Err(DecodeError::Refused {
             column: self.name.as_str().into(),
-            what: "is COMPRESSED, which sdl does not read",
-            remedy: format!(
-                "ALTER TABLE {}.{} MODIFY {} … with its definition as SHOW CREATE TABLE gives it, without COMPRESSED; what was \
-                 written before that cannot be recorded: start behind it with a new SOURCE_ID and START_FROM",
-                quoted(database),
-                quoted(table),
-                quoted(&self.name)
-            )
-            .into(),
-        }
+            what,
+            remedy: remedy.into(),
+        })
     }
 
     /// The column as it stands in row_changes_schemas.
@@ -288,6 +309,7 @@ impl ColumnKind {
             Self::OldTime => "time".to_owned(),
             Self::OldDateTime => "datetime".to_owned(),
             Self::OldTimestamp => "timestamp".to_owned(),
+            Self::OldOfUnknownLength { type_code } => format!("time of type {type_code}"),
             Self::Text {
                 length_bytes,
                 shape,

@@ -451,6 +451,9 @@ fn column_kind(
         TIMESTAMP2 => Ok(ColumnKind::Timestamp {
             fraction_digits: fraction_digits(first)?,
         }),
+        TIME | DATETIME | TIMESTAMP if flavor == Flavor::Mariadb => {
+            Ok(ColumnKind::OldOfUnknownLength { type_code: code })
+        }
         TIME => Ok(ColumnKind::OldTime),
         DATETIME => Ok(ColumnKind::OldDateTime),
         TIMESTAMP => Ok(ColumnKind::OldTimestamp),
