@@ -9,7 +9,7 @@ mod common;
 use std::sync::Arc;
 
 use bson::{Bson, Document, doc};
-use common::{Flavor, Mysqld, on_flavor};
+use common::{CATCH_UP, Daemon, Flavor, Mongod, Mysqld, Settings, caught_up, on_flavor};
 use sdl::error::Kind;
 use sdl::position::Flavor as SourceFlavor;
 use sdl::source::decode::{DecodeError, Limits, RowsEvent, Scratch};
@@ -17,11 +17,18 @@ use sdl::source::schema::{ColumnKind, SchemaCache, TableSchema, refused};
 
 on_flavor! { on_mariadb_10, Mariadb10,
     every_type_is_read,
-    columns_that_cannot_be_read_are_found_with_the_statement_that_mends_them
+    columns_that_cannot_be_read_are_found_with_the_statement_that_mends_them,
+    uuid_and_inet_are_recorded_as_text_whatever_they_were_once,
+    a_compressed_column_is_refused_by_name_unless_its_table_is_left_out,
+    times_of_the_old_format_are_read_where_their_length_is_known
 }
 on_flavor! { on_mariadb_11, Mariadb11,
     every_type_is_read,
-    columns_that_cannot_be_read_are_found_with_the_statement_that_mends_them
+    columns_that_cannot_be_read_are_found_with_the_statement_that_mends_them,
+    uuid_and_inet_are_recorded_as_text_whatever_they_were_once,
+    a_compressed_column_is_refused_by_name_unless_its_table_is_left_out,
+    times_of_the_old_format_are_read_where_their_length_is_known,
+    a_vector_is_recorded_as_numbers
 }
 
 /// The rows that were inserted into a table, with the schema of each: from the first binlog file.
@@ -194,4 +201,186 @@ async fn columns_that_cannot_be_read_are_found_with_the_statement_that_mends_the
     for part in ["COMMENT 'kept'", "DEFAULT 'it''s'"] {
         assert!(definition.contains(part), "{definition}");
     }
+}
+
+fn settings(mysqld: &Mysqld, mongod: &Mongod) -> Settings {
+    Settings::new(mysqld, mongod)
+        .set("START_FROM", "earliest")
+        .set("INCLUDE_REGEX", r"^m\.")
+}
+
+/// The `after` images in order, when the daemon has read all.
+async fn images(mysqld: &Mysqld, mongod: &Mongod, settings: &Settings) -> Vec<Document> {
+    caught_up(mysqld, mongod, settings.database()).await;
+    let changes = mongod.changes(settings.database()).await;
+    let images = changes
+        .iter()
+        .filter_map(|change| change.get_document("after").ok());
+    images.cloned().collect()
+}
+
+async fn uuid_and_inet_are_recorded_as_text_whatever_they_were_once(flavor: Flavor) {
+    let mysqld = Mysqld::start_as(flavor, &[]).await;
+    let mongod = Mongod::shared().await;
+    for sql in [
+        "CREATE DATABASE m",
+        "CREATE TABLE m.t (u UUID PRIMARY KEY, i6 INET6, i4 INET4, b BINARY(16), was BINARY(16))",
+        "INSERT INTO m.t VALUES ('ffeeddcc-bbaa-1234-8765-001122334400', '2001:db8::', '10.1.0.0', x'01', \
+         x'00112233445566778899aabbccddee00')",
+        // The rows before it are recorded as what the column is now: one type for all.
+        "ALTER TABLE m.t MODIFY was UUID",
+    ] {
+        mysqld.exec(sql).await;
+    }
+    let settings = settings(&mysqld, mongod);
+    let daemon = Daemon::start(&settings);
+    caught_up(&mysqld, mongod, settings.database()).await;
+    for sql in [
+        "INSERT INTO m.t VALUES ('00000000-0000-0000-0000-000000000000', '::', '0.0.0.0', x'', NULL)",
+        "UPDATE m.t SET i4 = '255.255.255.255' WHERE i6 = '::'",
+        // Each is told again.
+        "ALTER TABLE m.t MODIFY b UUID, MODIFY i6 BINARY(16)",
+        "INSERT INTO m.t VALUES ('123e4567-e89b-12d3-a456-426655440000', x'20', NULL, '123e4567-e89b-12d3-a456-426655440001', NULL)",
+        "CREATE TABLE m.dropped (u UUID)",
+        "INSERT INTO m.dropped VALUES ('123e4567-e89b-12d3-a456-426655440000')",
+    ] {
+        mysqld.exec(sql).await;
+        caught_up(&mysqld, mongod, settings.database()).await;
+    }
+    let images = images(&mysqld, mongod, &settings).await;
+    let padded = |byte: u8| binary(&[byte, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let zero = "00000000-0000-0000-0000-000000000000";
+    let expected = [
+        doc! {
+            "u": "ffeeddcc-bbaa-1234-8765-001122334400", "i6": "2001:db8::", "i4": "10.1.0.0", "b": padded(1),
+            "was": "00112233-4455-6677-8899-aabbccddee00"
+        },
+        doc! { "u": zero, "i6": "::", "i4": "0.0.0.0", "b": padded(0), "was": Bson::Null },
+        doc! { "u": zero, "i6": "::", "i4": "255.255.255.255", "b": padded(0), "was": Bson::Null },
+        doc! {
+            "u": "123e4567-e89b-12d3-a456-426655440000", "i6": padded(0x20), "i4": Bson::Null,
+            "b": "123e4567-e89b-12d3-a456-426655440001", "was": Bson::Null
+        },
+        doc! { "u": "123e4567-e89b-12d3-a456-426655440000" },
+    ];
+    assert_eq!(images, expected);
+    let changes = mongod.changes(settings.database()).await;
+    let update = changes
+        .iter()
+        .find(|change| change.get_str("op").unwrap() == "update")
+        .unwrap();
+    assert_eq!(
+        update.get_document("meta").unwrap().get_str("pk").unwrap(),
+        zero
+    );
+
+    // Of a table that is gone nobody knows: an account that starts now records its UUIDs as bytes.
+    mysqld.exec("DROP TABLE m.dropped").await;
+    let later = Settings::new(&mysqld, mongod)
+        .set("START_FROM", "earliest")
+        .set("SOURCE_ID", "later")
+        .set("INCLUDE_REGEX", r"^m\.dropped");
+    let _second = Daemon::start(&later);
+    let images = self::images(&mysqld, mongod, &later).await;
+    assert_eq!(
+        images,
+        [doc! { "u": binary(b"\x12\x3e\x45\x67\xe8\x9b\x12\xd3\xa4\x56\x42\x66\x55\x44\x00\x00") }]
+    );
+    assert!(daemon.is_running());
+}
+
+async fn a_vector_is_recorded_as_numbers(flavor: Flavor) {
+    let mysqld = Mysqld::start_as(flavor, &[]).await;
+    let mongod = Mongod::shared().await;
+    mysqld
+        .exec(
+            "CREATE DATABASE m; CREATE TABLE m.t (id INT PRIMARY KEY, v VECTOR(3) NOT NULL, w VECTOR(100), b VARBINARY(12)); \
+             INSERT INTO m.t VALUES (1, VEC_FROMTEXT('[0.1,-2,3]'), VEC_FROMTEXT(CONCAT('[0', REPEAT(',1', 99), ']')), x'00')",
+        )
+        .await;
+    let settings = settings(&mysqld, mongod);
+    let _daemon = Daemon::start(&settings);
+    let images = images(&mysqld, mongod, &settings).await;
+    let mut long = vec![1.0; 100];
+    long[0] = 0.0;
+    assert_eq!(
+        images,
+        [doc! { "id": 1, "v": [0.1, -2.0, 3.0], "w": long, "b": binary(&[0]) }]
+    );
+}
+
+async fn a_compressed_column_is_refused_by_name_unless_its_table_is_left_out(flavor: Flavor) {
+    let mysqld = Mysqld::start_as(flavor, &[]).await;
+    let mongod = Mongod::shared().await;
+    mysqld
+        .exec("CREATE DATABASE m; CREATE TABLE m.c (id INT PRIMARY KEY, t TEXT COMPRESSED); CREATE TABLE m.t (id INT PRIMARY KEY)")
+        .await;
+    let told = |daemon: &Daemon| {
+        for part in ["m.c", "ALTER TABLE `m`.`c` MODIFY `t`"] {
+            assert!(daemon.has_logged(part), "nothing logged of {part}");
+        }
+    };
+    // At start.
+    let at_start = Daemon::start(&settings(&mysqld, mongod));
+    assert_eq!(at_start.wait_exit(CATCH_UP).await.0, 3);
+    told(&at_start);
+
+    // Left out, its rows count all the same: meta.row does not depend on the filter.
+    let left_out = settings(&mysqld, mongod).set("EXCLUDE_REGEX", "^m[.]c$");
+    let daemon = Daemon::start(&left_out);
+    mysqld
+        .exec("BEGIN; INSERT INTO m.c VALUES (1, REPEAT('a', 500)), (2, 'b'), (3, NULL); INSERT INTO m.t VALUES (1); COMMIT")
+        .await;
+    assert_eq!(images(&mysqld, mongod, &left_out).await, [doc! { "id": 1 }]);
+    let changes = mongod.changes(left_out.database()).await;
+    let meta = changes.last().unwrap().get_document("meta").unwrap();
+    assert_eq!(
+        meta.get_i64("row")
+            .or(meta.get_i32("row").map(i64::from))
+            .unwrap(),
+        3
+    );
+    assert!(daemon.is_running());
+
+    // Met in the stream.
+    mysqld.exec("DROP TABLE m.c").await;
+    let from_now = settings(&mysqld, mongod).set("START_FROM", "current");
+    let met = Daemon::start(&from_now);
+    caught_up(&mysqld, mongod, from_now.database()).await;
+    met.wait_for_log("Connected to MySQL", CATCH_UP).await;
+    mysqld
+        .exec("CREATE TABLE m.c (id INT PRIMARY KEY, t TEXT COMPRESSED); INSERT INTO m.c VALUES (1, 'x')")
+        .await;
+    assert_eq!(met.wait_exit(CATCH_UP).await.0, 3);
+    told(&met);
+}
+
+async fn times_of_the_old_format_are_read_where_their_length_is_known(flavor: Flavor) {
+    let mysqld = Mysqld::start_as(flavor, &["--mysql56-temporal-format=OFF"]).await;
+    let mongod = Mongod::shared().await;
+    mysqld
+        .exec(
+            "CREATE DATABASE m; CREATE TABLE m.t (id INT PRIMARY KEY, ti TIME, dt DATETIME, ts TIMESTAMP NULL); \
+             INSERT INTO m.t VALUES (1, '-01:02:03', '2020-01-02 03:04:05', '2020-01-02 03:04:05'), (2, NULL, NULL, NULL)",
+        )
+        .await;
+    let settings = settings(&mysqld, mongod);
+    let daemon = Daemon::start(&settings);
+    assert_eq!(
+        images(&mysqld, mongod, &settings).await,
+        [
+            doc! { "id": 1, "ti": "-01:02:03", "dt": "2020-01-02 03:04:05", "ts": "2020-01-02T03:04:05Z" },
+            doc! { "id": 2, "ti": Bson::Null, "dt": Bson::Null, "ts": Bson::Null },
+        ]
+    );
+    // With a fraction a row has no known length, and so the rows of even a table that is left out cannot be counted.
+    mysqld
+        .exec("CREATE DATABASE other; CREATE TABLE other.o (id INT PRIMARY KEY, ti TIME(3)); INSERT INTO other.o VALUES (1, '01:00:00')")
+        .await;
+    assert_eq!(daemon.wait_exit(CATCH_UP).await.0, 3);
+    assert!(daemon.has_logged("ALTER TABLE `other`.`o` FORCE"));
+    // The next start says so before it reads.
+    let again = Daemon::start(&settings);
+    assert_eq!(again.wait_exit(CATCH_UP).await.0, 3);
+    assert!(again.has_logged("other.o has column(s) ti with a fraction"));
 }
