@@ -62,8 +62,19 @@ async fn compressed_events_are_read_like_the_others(flavor: Flavor) {
     ] {
         assert!(types.contains_key(expected), "no {expected}: {types:?}");
     }
+    // It stands beside its document, under the hash of its content.
+    let (sum, bytes): (String, i64) = reading
+        .mysqld
+        .query_one("SELECT SHA2(b, 256), LENGTH(b) FROM c.t WHERE id = 3000")
+        .await;
+    reading.mysqld.exec("DELETE FROM c.t WHERE id = 3000").await;
     reading.assert_exact(&["c.t"]).await;
-    let created = &reading.documents().await[1];
+    let documents = reading.documents().await;
+    let large = documents.last().unwrap().get_document("before").unwrap();
+    let large = large.get_document("b").unwrap();
+    assert_eq!(large.get_str("$value").unwrap(), sum);
+    assert_eq!(large.get_i64("bytes").unwrap(), bytes);
+    let created = &documents[1];
     assert_eq!(op(created), "ddl");
     assert!(query(created).contains(&comment), "the whole statement");
 }

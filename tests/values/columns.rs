@@ -722,7 +722,7 @@ fn others(flavor: Flavor) -> Vec<Column> {
         Column::new("$dollar.dot", "INT", Shown::Int32, integer(-5, 5)),
     ];
     columns.extend(if flavor.is_mariadb() {
-        only_in_mariadb()
+        only_in_mariadb(flavor)
     } else {
         only_in_mysql()
     });
@@ -775,7 +775,7 @@ fn only_in_mysql() -> Vec<Column> {
     ]
 }
 
-fn only_in_mariadb() -> Vec<Column> {
+fn only_in_mariadb(flavor: Flavor) -> Vec<Column> {
     // Zero bytes at the end are what gets lost; the binlog does not hold them.
     let zeros = |random: &mut Rng, count: usize, bits: u128| match random.u8(..8) {
         0 => 0,
@@ -786,7 +786,7 @@ fn only_in_mariadb() -> Vec<Column> {
                 << (8 * random.usize(..count))
         }
     };
-    vec![
+    let mut columns = vec![
         // Text that must be JSON.
         Column::new("json", "JSON", Shown::Text, |random| {
             let text = text_literal(random, 20);
@@ -826,5 +826,18 @@ fn only_in_mariadb() -> Vec<Column> {
             let bits = zeros(random, 4, 32) as u32;
             format!("'{}'", std::net::Ipv4Addr::from_bits(bits))
         }),
-    ]
+    ];
+    if flavor == Flavor::Mariadb11 {
+        // Never fewer numbers than the column has.
+        columns.push(Column::new(
+            "vector",
+            "VECTOR(5)",
+            Shown::Vector,
+            |random| {
+                let numbers: Vec<u8> = (0..5).flat_map(|_| float(random).to_le_bytes()).collect();
+                format!("x'{}'", hex(&numbers))
+            },
+        ));
+    }
+    columns
 }
