@@ -242,7 +242,7 @@ impl Login<'_> {
                  is another server that answers; MYSQL_TLS=verify-ca verifies the authority and no name"
             ),
             Fault::Certificate => {
-                "give the server a new certificate (ssl_cert, ssl_key), then: ALTER INSTANCE RELOAD TLS".to_owned()
+                "give the server a new certificate (ssl_cert, ssl_key), then: ALTER INSTANCE RELOAD TLS (MariaDB: FLUSH SSL)".to_owned()
             }
             Fault::Client => {
                 "check MYSQL_TLS_CERT and MYSQL_TLS_KEY: a certificate signed by the server's authority (SELECT @@ssl_ca), not \

@@ -1,12 +1,41 @@
 //! The logins that servers ask for, and what is said when one is refused: which of them it was, and the statement that mends
 //! it.
 
-use crate::common::{Mongod, Mysqld, Settings, mysql, wait_until};
+use mysql_async::prelude::Queryable;
+
+use crate::certificates::Authority;
+use crate::common::{
+    Flavor, Mongod, Mysqld, Settings, mysql, on_both_flavors, on_flavor, wait_until,
+};
+use crate::mongo_accounts::documented;
 use crate::tap::{Tap, holds};
 use crate::{
     PLANTED, SHOP, SOON, assert_says, assert_silent_about_secrets, reading, records, refusal, stop,
     talkative,
 };
+
+on_both_flavors! {
+    an_account_without_a_password_logs_in_and_a_missing_password_is_told_as_one,
+    a_host_that_no_account_is_for_is_told,
+    a_server_with_no_connection_left_is_waited_for,
+}
+
+on_flavor! {
+    logins_of_mariadb_10, Mariadb10,
+    mariadbs_native_and_ed25519_passwords_log_in,
+    mariadbs_refusals_are_told_apart_and_mended_as_told,
+    the_documented_account_is_enough
+}
+
+on_flavor! {
+    logins_of_mariadb_11, Mariadb11,
+    mariadbs_native_and_ed25519_passwords_log_in,
+    mariadbs_refusals_are_told_apart_and_mended_as_told,
+    the_documented_account_is_enough,
+    mariadbs_parsec_password_logs_in
+}
+
+on_flavor! { logins_of_mysql, Mysql, the_documented_account_is_enough }
 
 /// With every character that a shell, a URI or a statement might trip over.
 const PASSWORD: &str = r#"planted "'`\$%@:/?#[]{}&=+ é ${HOME} 密"#;
@@ -34,7 +63,11 @@ async fn account(mysqld: &Mysqld, mongod: &Mongod, user: &str, identified: &str)
 }
 
 async fn shop(options: &[&str]) -> (Mysqld, &'static Mongod) {
-    let (mysqld, mongod) = tokio::join!(Mysqld::start_with(options), Mongod::shared());
+    shop_on(Flavor::Mysql, options).await
+}
+
+async fn shop_on(flavor: Flavor, options: &[&str]) -> (Mysqld, &'static Mongod) {
+    let (mysqld, mongod) = tokio::join!(Mysqld::start_as(flavor, options), Mongod::shared());
     mysqld.exec(SHOP).await;
     (mysqld, mongod)
 }
@@ -114,14 +147,15 @@ async fn a_server_without_rsa_keys_says_that_it_needs_tls_for_an_empty_cache() {
     stop(records(&mysqld, mongod, &settings.set("MYSQL_TLS", "required")).await).await;
 }
 
-#[tokio::test]
-async fn an_account_without_a_password_logs_in_and_a_missing_password_is_told_as_one() {
-    let (mysqld, mongod) = shop(&[]).await;
+async fn an_account_without_a_password_logs_in_and_a_missing_password_is_told_as_one(
+    flavor: Flavor,
+) {
+    let (mysqld, mongod) = shop_on(flavor, &[]).await;
     mysqld.exec(format!("CREATE USER bare; {GRANT} bare")).await;
     let settings = Settings::new(&mysqld, mongod)
         .set("START_FROM", "current")
         .set("MYSQL_USER", "bare");
-    for mode in ["disabled", "required"] {
+    for mode in ["disabled", "preferred"] {
         let settings = settings.clone().set("MYSQL_TLS", mode);
         for bare in [
             settings.clone().unset("MYSQL_PASS"),
@@ -226,15 +260,22 @@ async fn a_login_that_sdl_does_not_do_is_refused_by_name() {
     }
 }
 
-#[tokio::test]
-async fn a_host_that_no_account_is_for_is_told() {
-    let (mysqld, mongod) = shop(&[]).await;
+async fn a_host_that_no_account_is_for_is_told(flavor: Flavor) {
+    let (mysqld, mongod) = shop_on(flavor, &[]).await;
     let tap = Tap::start(mysqld.port(), "127.0.0.2").await;
     let settings = Settings::new(&mysqld, mongod)
         .set("START_FROM", "current")
         .set("MYSQL_ADDR", tap.addr());
+    // MariaDB's root of 127.0.0.1 is there already.
+    let root = if flavor.is_mariadb() {
+        "DROP USER root@'%'"
+    } else {
+        "RENAME USER root@'%' TO root@'127.0.0.1'"
+    };
     mysqld
-        .exec("RENAME USER sdl@'%' TO sdl@'127.0.0.1', root@'%' TO root@'127.0.0.1'; FLUSH PRIVILEGES")
+        .exec(format!(
+            "RENAME USER sdl@'%' TO sdl@'127.0.0.1'; {root}; FLUSH PRIVILEGES"
+        ))
         .await;
     let message = refusal(&settings).await;
     assert_says(
@@ -243,17 +284,25 @@ async fn a_host_that_no_account_is_for_is_told() {
     );
 }
 
-#[tokio::test]
-async fn a_server_with_no_connection_left_is_waited_for() {
-    let (mysqld, mongod) = shop(&["--max-connections=1"]).await;
+async fn a_server_with_no_connection_left_is_waited_for(flavor: Flavor) {
+    let (mysqld, mongod) = shop_on(flavor, &["--max-connections=2"]).await;
     let settings = Settings::new(&mysqld, mongod).set("START_FROM", "current");
-    let only = mysqld.connect(mysql::USER, mysql::PASSWORD).await.unwrap();
+    // Open beforehand: a place kept for administrators may be taken for a moment by whoever is refused.
+    let mut admin = mysqld.root().await;
+    // MariaDB takes no smaller limit than ten.
+    let mut taken = Vec::new();
+    while let Ok(connection) = mysqld.connect(mysql::USER, mysql::PASSWORD).await {
+        taken.push(connection);
+    }
     let daemon = talkative(&settings);
     let line = daemon.wait_for_log("trying again", SOON).await;
     assert_says(&line, &["Too many connections (error 1040)"]);
-    mysqld.exec("SET GLOBAL max_connections = 10").await;
+    admin
+        .query_drop("SET GLOBAL max_connections = 100")
+        .await
+        .unwrap();
     daemon.wait_for_log("Connected to MySQL", SOON).await;
-    only.disconnect().await.unwrap();
+    drop(taken);
 }
 
 #[tokio::test]
@@ -280,4 +329,114 @@ async fn no_secret_is_in_any_line_at_any_level_whatever_it_is_given_as() {
         let settings = settings.clone().set("LOG_FORMAT", format);
         stop(reading(&settings).await).await;
     }
+}
+
+// --- MariaDB
+
+/// Logs in by this plugin in both modes, right and wrong.
+async fn logs_in_by(mysqld: &Mysqld, mongod: &Mongod, plugin: &str) {
+    let identified = format!("IDENTIFIED VIA {plugin} USING PASSWORD({{}})");
+    let settings = account(mysqld, mongod, &format!("by_{plugin}"), &identified).await;
+    for mode in ["disabled", "preferred"] {
+        let settings = settings.clone().set("MYSQL_TLS", mode);
+        stop(records(mysqld, mongod, &settings).await).await;
+        let message = refusal(&settings.set("MYSQL_PASS", "planted wrong")).await;
+        assert_says(&message, &["Access denied", "MYSQL_USER and MYSQL_PASS"]);
+        assert!(!message.contains("GRANT"), "{message}");
+    }
+}
+
+async fn mariadbs_native_and_ed25519_passwords_log_in(flavor: Flavor) {
+    let (mysqld, mongod) = shop_on(flavor, &[]).await;
+    mysqld.exec("INSTALL SONAME 'auth_ed25519'").await;
+    for plugin in ["mysql_native_password", "ed25519"] {
+        logs_in_by(&mysqld, mongod, plugin).await;
+    }
+}
+
+async fn mariadbs_parsec_password_logs_in(flavor: Flavor) {
+    let (mysqld, mongod) = shop_on(flavor, &[]).await;
+    mysqld.exec("INSTALL SONAME 'auth_parsec'").await;
+    logs_in_by(&mysqld, mongod, "parsec").await;
+}
+
+async fn mariadbs_refusals_are_told_apart_and_mended_as_told(flavor: Flavor) {
+    let (mysqld, mongod) = shop_on(flavor, &["--max-password-errors=3"]).await;
+    let settings = account(&mysqld, mongod, "auditor", "IDENTIFIED BY {}").await;
+
+    mysqld
+        .exec("SET GLOBAL disconnect_on_expired_password = ON; ALTER USER auditor PASSWORD EXPIRE")
+        .await;
+    let message = refusal(&settings).await;
+    assert_says(
+        &message,
+        &["the password has expired: ALTER USER 'auditor'@'HOST'"],
+    );
+    mysqld
+        .exec("ALTER USER 'auditor'@'%' IDENTIFIED BY 'planted new' PASSWORD EXPIRE NEVER")
+        .await;
+    let settings = settings.set("MYSQL_PASS", "planted new");
+
+    mysqld.exec("ALTER USER auditor ACCOUNT LOCK").await;
+    let message = refusal(&settings).await;
+    assert_says(
+        &message,
+        &["error 4151", "ALTER USER 'auditor'@'HOST' ACCOUNT UNLOCK"],
+    );
+    mysqld.exec("ALTER USER 'auditor'@'%' ACCOUNT UNLOCK").await;
+
+    let wrong = settings.clone().set("MYSQL_PASS", "planted wrong");
+    for _ in 0..3 {
+        assert_says(&refusal(&wrong).await, &["Access denied", "MYSQL_PASS"]);
+    }
+    assert_says(
+        &refusal(&settings).await,
+        &["error 4150", "FLUSH PRIVILEGES"],
+    );
+    mysqld.exec("FLUSH PRIVILEGES").await;
+
+    mysqld
+        .exec("REVOKE REPLICATION SLAVE ON *.* FROM auditor")
+        .await;
+    let message = refusal(&settings).await;
+    assert_says(&message, &["grant it: GRANT REPLICATION SLAVE"]);
+    assert!(!message.contains("MYSQL_PASS"), "{message}");
+    mysqld.exec(format!("{GRANT} auditor")).await;
+
+    mysqld.exec("ALTER USER auditor REQUIRE SSL").await;
+    let message = refusal(&settings.clone().set("MYSQL_TLS", "disabled")).await;
+    assert_says(&message, &["REQUIRE SSL needs a connection with TLS"]);
+    mysqld.exec("ALTER USER auditor REQUIRE NONE").await;
+
+    stop(records(&mysqld, mongod, &settings).await).await;
+}
+
+// --- the accounts of the documentation
+
+async fn the_documented_account_is_enough(flavor: Flavor) {
+    let authority = Authority::new();
+    let certificate = authority.server(&["127.0.0.1"]);
+    let (mysqld, mongod) = shop_on(
+        flavor,
+        &[
+            &format!("--ssl-cert={}", certificate.file.display()),
+            &format!("--ssl-key={}", certificate.key.display()),
+        ],
+    )
+    .await;
+    let statements = documented("sql");
+    assert_eq!(statements.len(), 2, "one for MySQL, one for MariaDB");
+    mysqld
+        .exec(&statements[usize::from(flavor.is_mariadb())])
+        .await;
+    let settings = Settings::new(&mysqld, mongod)
+        .set("MYSQL_USER", "sdl_reader")
+        .set("MYSQL_PASS", "PASSWORD")
+        .set("MYSQL_TLS", "verify-identity")
+        .set("MYSQL_TLS_CA", authority.file.display());
+    let daemon = records(&mysqld, mongod, &settings).await;
+    daemon.kill9();
+    stop(records(&mysqld, mongod, &settings).await).await;
+    let message = refusal(&settings.set("MYSQL_TLS", "disabled").unset("MYSQL_TLS_CA")).await;
+    assert_says(&message, &["REQUIRE SSL needs a connection with TLS"]);
 }

@@ -257,7 +257,7 @@ async fn scram_in_both_forms_with_a_password_of_any_characters_and_a_wrong_one_i
 // --- the accounts of the documentation
 
 /// What stands between the lines "```language" and "```" of the documentation, one text for each block.
-fn documented(language: &str) -> Vec<String> {
+pub(crate) fn documented(language: &str) -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
     let text = fs::read_to_string(path).unwrap();
     let accounts = text

@@ -3,8 +3,35 @@
 use std::fs;
 
 use crate::certificates::{Authority, Certificate};
-use crate::common::{Mongod, Mysqld, Settings, caught_up, wait_until};
+use crate::common::{Flavor, Mongod, Mysqld, Settings, caught_up, on_every_server, wait_until};
 use crate::{SHOP, SOON, assert_says, reading, records, refusal, stop, talkative};
+
+on_every_server! {
+    each_mode_encrypts_and_verifies_what_it_says,
+    another_authority_is_refused_by_both_verifying_modes,
+    another_name_is_refused_by_verify_identity_and_taken_by_verify_ca,
+    addresses_are_verified_against_addresses_and_names_against_names,
+    an_expired_certificate_is_told_and_a_new_one_is_taken_at_the_next_connection,
+    a_server_without_tls_is_refused_or_taken_with_a_warning,
+    an_account_that_requires_tls_is_told_as_far_as_the_server_tells,
+    a_client_certificate_is_shown_where_the_account_asks_for_one,
+}
+
+fn without_tls(flavor: Flavor) -> &'static str {
+    if flavor.is_mariadb() {
+        "--skip-ssl"
+    } else {
+        "--tls-version="
+    }
+}
+
+fn reload_tls(flavor: Flavor) -> &'static str {
+    if flavor.is_mariadb() {
+        "FLUSH SSL"
+    } else {
+        "ALTER INSTANCE RELOAD TLS"
+    }
+}
 
 /// What the daemon's own connections use, as the server sees it: `<none>` without TLS. Read from all sessions of the daemon's
 /// account, so that it covers the one over which the binlog comes.
@@ -32,15 +59,15 @@ async fn end_sessions(mysqld: &Mysqld) {
 }
 
 /// A server that shows this certificate.
-async fn server(certificate: &Certificate, authority: &Authority) -> Mysqld {
-    let mysqld = Mysqld::start_with(&[
+async fn server(flavor: Flavor, certificate: &Certificate, authority: &Authority) -> Mysqld {
+    let options: [&str; 4] = [
         &format!("--ssl-cert={}", certificate.file.display()),
         &format!("--ssl-key={}", certificate.key.display()),
         &format!("--ssl-ca={}", authority.file.display()),
         // Sees what a session uses.
         "--performance-schema=ON",
-    ])
-    .await;
+    ];
+    let mysqld = Mysqld::start_as(flavor, &options).await;
     mysqld.exec(SHOP).await;
     mysqld
 }
@@ -55,11 +82,10 @@ fn addressed(settings: Settings, host: &str, mysqld: &Mysqld) -> Settings {
     settings.set("MYSQL_ADDR", format!("{host}:{}", mysqld.port()))
 }
 
-#[tokio::test]
-async fn each_mode_encrypts_and_verifies_what_it_says() {
+async fn each_mode_encrypts_and_verifies_what_it_says(flavor: Flavor) {
     let authority = Authority::new();
     let certificate = authority.server(&["localhost", "127.0.0.1"]);
-    let (mysqld, mongod) = tokio::join!(server(&certificate, &authority), Mongod::shared());
+    let (mysqld, mongod) = tokio::join!(server(flavor, &certificate, &authority), Mongod::shared());
     let ca = authority.file.display();
     for (mode, verifies, encrypted) in [
         ("disabled", false, false),
@@ -92,12 +118,11 @@ async fn each_mode_encrypts_and_verifies_what_it_says() {
 
 // --- what verify-ca and verify-identity refuse, and how they say it
 
-#[tokio::test]
-async fn another_authority_is_refused_by_both_verifying_modes() {
+async fn another_authority_is_refused_by_both_verifying_modes(flavor: Flavor) {
     let (authority, other) = (Authority::new(), Authority::named("another authority"));
     let same_name = Authority::new();
     let certificate = authority.server(&["localhost", "127.0.0.1"]);
-    let (mysqld, mongod) = tokio::join!(server(&certificate, &authority), Mongod::shared());
+    let (mysqld, mongod) = tokio::join!(server(flavor, &certificate, &authority), Mongod::shared());
     for mode in ["verify-ca", "verify-identity"] {
         let settings = settings(&mysqld, mongod, mode);
         for (trusted, found) in [
@@ -127,11 +152,10 @@ async fn another_authority_is_refused_by_both_verifying_modes() {
     }
 }
 
-#[tokio::test]
-async fn another_name_is_refused_by_verify_identity_and_taken_by_verify_ca() {
+async fn another_name_is_refused_by_verify_identity_and_taken_by_verify_ca(flavor: Flavor) {
     let authority = Authority::new();
     let certificate = authority.server(&["db1.example.com", "10.1.2.3"]);
-    let (mysqld, mongod) = tokio::join!(server(&certificate, &authority), Mongod::shared());
+    let (mysqld, mongod) = tokio::join!(server(flavor, &certificate, &authority), Mongod::shared());
     let ca = authority.file.display();
     for host in ["localhost", "127.0.0.1"] {
         let with = |mode| {
@@ -152,16 +176,14 @@ async fn another_name_is_refused_by_verify_identity_and_taken_by_verify_ca() {
     }
 }
 
-#[tokio::test]
-async fn an_address_is_verified_against_the_addresses_of_the_certificate_and_a_name_against_its_names()
- {
+async fn addresses_are_verified_against_addresses_and_names_against_names(flavor: Flavor) {
     let authority = Authority::new();
     let mongod = Mongod::shared().await;
     for (named, refused, taken) in [
         ("127.0.0.1", "localhost", "127.0.0.1"),
         ("localhost", "127.0.0.1", "localhost"),
     ] {
-        let mysqld = server(&authority.server(&[named]), &authority).await;
+        let mysqld = server(flavor, &authority.server(&[named]), &authority).await;
         let settings = settings(&mysqld, mongod, "verify-identity")
             .set("MYSQL_TLS_CA", authority.file.display());
         let message = refusal(&addressed(settings.clone(), refused, &mysqld)).await;
@@ -187,12 +209,12 @@ async fn the_certificate_that_a_server_makes_for_itself_passes_verify_ca_with_it
     assert_says(&message, &["wrong name", "no subjectAltName"]);
 }
 
-#[tokio::test]
-async fn an_expired_certificate_is_told_with_its_date_and_a_new_one_is_taken_at_the_next_connection()
- {
+async fn an_expired_certificate_is_told_and_a_new_one_is_taken_at_the_next_connection(
+    flavor: Flavor,
+) {
     let authority = Authority::new();
     let expired = authority.expired(&["127.0.0.1"]);
-    let (mysqld, mongod) = tokio::join!(server(&expired, &authority), Mongod::shared());
+    let (mysqld, mongod) = tokio::join!(server(flavor, &expired, &authority), Mongod::shared());
     let with = |mode| settings(&mysqld, mongod, mode).set("MYSQL_TLS_CA", authority.file.display());
     for mode in ["verify-ca", "verify-identity"] {
         let message = refusal(&with(mode)).await;
@@ -205,7 +227,7 @@ async fn an_expired_certificate_is_told_with_its_date_and_a_new_one_is_taken_at_
     let renewed = authority.server(&["127.0.0.1"]);
     fs::copy(&renewed.file, &expired.file).unwrap();
     fs::copy(&renewed.key, &expired.key).unwrap();
-    mysqld.exec("ALTER INSTANCE RELOAD TLS").await;
+    mysqld.exec(reload_tls(flavor)).await;
     let daemon = reading(&with("verify-identity")).await;
 
     // And the other way round: what is refused at a reconnect is no network that is down.
@@ -223,7 +245,10 @@ async fn an_expired_certificate_is_told_with_its_date_and_a_new_one_is_taken_at_
 async fn a_network_that_is_down_during_the_handshake_is_waited_for() {
     let authority = Authority::new();
     let certificate = authority.server(&["127.0.0.1"]);
-    let (mysqld, mongod) = tokio::join!(server(&certificate, &authority), Mongod::shared());
+    let (mysqld, mongod) = tokio::join!(
+        server(Flavor::Mysql, &certificate, &authority),
+        Mongod::shared()
+    );
     let settings =
         settings(&mysqld, mongod, "verify-identity").set("MYSQL_TLS_CA", authority.file.display());
     mysqld.kill();
@@ -239,11 +264,10 @@ async fn a_network_that_is_down_during_the_handshake_is_waited_for() {
 
 // --- servers without TLS
 
-#[tokio::test]
-async fn a_server_without_tls_is_refused_by_all_modes_that_ask_for_it_and_taken_with_a_warning_by_preferred()
- {
+async fn a_server_without_tls_is_refused_or_taken_with_a_warning(flavor: Flavor) {
     let authority = Authority::new();
-    let (mysqld, mongod) = tokio::join!(Mysqld::start_with(&["--tls-version="]), Mongod::shared());
+    let options = [without_tls(flavor)];
+    let (mysqld, mongod) = tokio::join!(Mysqld::start_as(flavor, &options), Mongod::shared());
     mysqld.exec(SHOP).await;
     for mode in ["required", "verify-ca", "verify-identity"] {
         let mut settings = settings(&mysqld, mongod, mode);
@@ -285,10 +309,10 @@ async fn a_server_that_takes_encrypted_connections_only_tells_which_mode_is_miss
     reading(&settings(&mysqld, mongod, "preferred")).await;
 }
 
-#[tokio::test]
-async fn an_account_that_requires_tls_is_told_from_a_wrong_password_as_far_as_the_server_tells() {
-    let (mysqld, mongod) = tokio::join!(Mysqld::start(), Mongod::shared());
-    mysqld.exec(SHOP).await;
+async fn an_account_that_requires_tls_is_told_as_far_as_the_server_tells(flavor: Flavor) {
+    let authority = Authority::new();
+    let certificate = authority.server(&["127.0.0.1"]);
+    let (mysqld, mongod) = tokio::join!(server(flavor, &certificate, &authority), Mongod::shared());
     mysqld.exec("ALTER USER sdl REQUIRE SSL").await;
     let message = refusal(&settings(&mysqld, mongod, "disabled")).await;
     assert_says(
@@ -303,11 +327,10 @@ async fn an_account_that_requires_tls_is_told_from_a_wrong_password_as_far_as_th
 
 // --- client certificates
 
-#[tokio::test]
-async fn a_client_certificate_is_shown_where_the_account_asks_for_one() {
+async fn a_client_certificate_is_shown_where_the_account_asks_for_one(flavor: Flavor) {
     let (authority, other) = (Authority::new(), Authority::named("another authority"));
     let certificate = authority.server(&["127.0.0.1"]);
-    let (mysqld, mongod) = tokio::join!(server(&certificate, &authority), Mongod::shared());
+    let (mysqld, mongod) = tokio::join!(server(flavor, &certificate, &authority), Mongod::shared());
     let (client, someone) = (authority.client("sdl"), authority.client("someone else"));
     let stranger = other.client("sdl");
     let bare =
