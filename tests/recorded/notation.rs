@@ -55,12 +55,14 @@ pub(crate) enum Server {
 impl Server {
     /// The one of its flavor that the tests share; each writes databases of its own.
     pub(crate) async fn shared(flavor: Flavor) -> Self {
-        static MARIADB: OnceCell<Mysqld> = OnceCell::const_new();
-        Self::Shared(if flavor.is_mariadb() {
-            MARIADB.get_or_init(|| Mysqld::start_as(flavor, &[])).await
-        } else {
-            shared_mysqld().await
-        })
+        static MARIADB_10: OnceCell<Mysqld> = OnceCell::const_new();
+        static MARIADB_11: OnceCell<Mysqld> = OnceCell::const_new();
+        let mariadb = match flavor {
+            Flavor::Mysql => return Self::Shared(shared_mysqld().await),
+            Flavor::Mariadb10 => &MARIADB_10,
+            Flavor::Mariadb11 => &MARIADB_11,
+        };
+        Self::Shared(mariadb.get_or_init(|| Mysqld::start_as(flavor, &[])).await)
     }
 }
 

@@ -18,6 +18,38 @@ on_flavor! {
     a_session_without_texts_has_no_query: "no_texts",
 }
 
+on_flavor! {
+    on_mariadb_11, Mariadb11,
+    an_image_without_duplicates_has_after_it_what_changed: "nodup",
+}
+
+async fn an_image_without_duplicates_has_after_it_what_changed(mut recorded: Recorded) {
+    recorded
+        .records(
+            &[
+                "CREATE TABLE t (id INT PRIMARY KEY, a INT, b TEXT)",
+                "SET SESSION binlog_row_image = FULL_NODUP",
+            ],
+            &[
+                "INSERT INTO t VALUES (1, 1, 'text')",
+                "UPDATE t SET a = 2",
+                "UPDATE t SET id = 7, b = NULL",
+                "DELETE FROM t",
+            ],
+            "
+            --
+            0.0 insert t 1 + {id: 1, a: 1, b: 'text'}
+            --
+            0.0 update t 1 {id: 1, a: 1, b: 'text'} → {a: 2} (a)
+            --
+            0.0 update t 1 {id: 1, a: 2, b: 'text'} → {id: 7, b: null} (id, b)
+            --
+            0.0 delete t 7 - {id: 7, a: 2, b: null}
+            ",
+        )
+        .await;
+}
+
 async fn a_minimal_image_has_the_key_and_what_was_set(mut recorded: Recorded) {
     // A column that is not in the `before` is in `changed` when the statement set it: whether it differed is not known.
     let expected = "
