@@ -77,7 +77,7 @@ pub(super) fn look_at(address: &MysqlAddress, config: &Arc<Config>) {
     tokio::spawn(async move {
         let warnings = look(&config, &address).await;
         for warning in &warnings {
-            tracing::warn!(address = %address, "the binlog does not hold every change: {warning}");
+            tracing::warn!(address = %address, "the binlog may not hold every change: {warning}");
         }
         tracing::debug!(address = %address, warnings = warnings.len(), "asked what the binlog leaves out");
     });

@@ -22,7 +22,7 @@ async fn warnings_of(daemon: &Daemon, address: &str) -> Vec<String> {
         .logs()
         .iter()
         .filter(|line| line.contains(&about))
-        .filter_map(|line| line.split_once("does not hold every change: "))
+        .filter_map(|line| line.split_once("may not hold every change: "))
         .map(|(_, warning)| warning.replace(&format!(" {about}"), ""))
         .collect()
 }
