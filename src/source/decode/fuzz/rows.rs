@@ -103,7 +103,8 @@ fn types_of(kind: &ColumnKind) -> &'static [u8] {
             unsigned: true,
         } => &[INT64],
         ColumnKind::Integer { .. } | ColumnKind::Year => &[INT32],
-        ColumnKind::IntegerOfUnknownSign { .. } => &[INT32, INT64],
+        // What could be either of two numbers is kept as its bytes.
+        ColumnKind::IntegerOfUnknownSign { .. } => &[INT32, INT64, BINARY],
         ColumnKind::Float | ColumnKind::Double => &[DOUBLE],
         ColumnKind::Decimal {
             precision: ..=34, ..
