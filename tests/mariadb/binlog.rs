@@ -4,6 +4,7 @@
 use super::common::servers::Scratch;
 use super::common::{Flavor, fold, on_every_mariadb};
 use super::{Reading, event_types, op, query};
+use mysql_async::Row;
 
 on_every_mariadb! {
     compressed_events_are_read_like_the_others,
@@ -121,6 +122,12 @@ async fn a_transaction_larger_than_the_commit_threshold_is_read(flavor: Flavor) 
              INSERT INTO t VALUES (1000, 'after'); DELETE FROM t WHERE id BETWEEN 1 AND 80; INSERT INTO t VALUES (1001, 'after')",
         )
         .await;
+    let files = reading.mysqld.query::<Row>("SHOW BINARY LOGS").await.len();
+    assert_eq!(
+        files > 1,
+        flavor == Flavor::Mariadb11,
+        "{files} binlog files: whether such a transaction got one of its own"
+    );
     reading.assert_exact(&["l.t"]).await;
 }
 

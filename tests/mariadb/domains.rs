@@ -15,6 +15,7 @@ on_every_mariadb! {
     domains_written_at_the_same_time_are_exact_through_kills,
     a_start_names_every_domain_and_one_that_it_leaves_out_is_read_whole,
     a_domain_that_was_purged_before_it_was_read_is_a_gap,
+    a_domain_that_the_server_was_made_to_forget_is_refused,
     a_sequence_number_that_comes_again_is_no_duplicate_to_skip,
     numbers_may_jump_and_servers_may_take_turns,
 }
@@ -177,8 +178,7 @@ async fn a_start_names_every_domain_and_one_that_it_leaves_out_is_read_whole(fla
     }
 }
 
-async fn a_domain_that_was_purged_before_it_was_read_is_a_gap(flavor: Flavor) {
-    let (mysqld, mongod) = start_with_two_domains(flavor).await;
+async fn purge(mysqld: &Mysqld) {
     mysqld.exec("FLUSH BINARY LOGS").await;
     wait_until("one binlog is left", SOON, async || {
         mysqld.exec("PURGE BINARY LOGS BEFORE '2037-01-01'").await;
@@ -186,6 +186,37 @@ async fn a_domain_that_was_purged_before_it_was_read_is_a_gap(flavor: Flavor) {
         logs.len() == 1
     })
     .await;
+}
+
+/// DELETE_DOMAIN_ID: the server cannot say any more whether it has what is recorded, so it may be another one.
+async fn a_domain_that_the_server_was_made_to_forget_is_refused(flavor: Flavor) {
+    let (mysqld, mongod) = start_with_two_domains(flavor).await;
+    let settings = Settings::new(&mysqld, mongod);
+    let daemon = Daemon::start(&settings);
+    caught_up(&mysqld, mongod, settings.database()).await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait_exit(SOON).await.0, 0);
+    // Only when no binlog begins before the domain's last transaction.
+    purge(&mysqld).await;
+    mysqld
+        .exec("FLUSH BINARY LOGS DELETE_DOMAIN_ID = (7)")
+        .await;
+    assert_eq!(mysqld.executed_gtid().await, "0-1-5");
+    let daemon = Daemon::start(&settings);
+    assert_eq!(daemon.wait_exit(SOON).await.0, 3, "{:#?}", daemon.logs());
+    assert!(
+        daemon
+            .logs()
+            .iter()
+            .any(|line| line.contains("behind the saved position") && line.contains("7-1-3")),
+        "{:#?}",
+        daemon.logs()
+    );
+}
+
+async fn a_domain_that_was_purged_before_it_was_read_is_a_gap(flavor: Flavor) {
+    let (mysqld, mongod) = start_with_two_domains(flavor).await;
+    purge(&mysqld).await;
     for (start, missing) in [
         ("0-1-5,7-1-2", "after 7-1-2 up to 7-1-3"),
         ("0-1-5", "7-1-3"),
