@@ -6,7 +6,8 @@
 mod common;
 
 use common::{
-    CATCH_UP, Daemon, Flavor, Mongod, Mysqld, Settings, caught_up, on_every_server, wait_until,
+    CATCH_UP, Daemon, Flavor, Mongod, Mysqld, Settings, Signal, caught_up, on_every_server,
+    wait_until,
 };
 use mongodb::bson::{Bson, Document, doc};
 use mysql_async::prelude::Queryable;
@@ -18,6 +19,7 @@ on_every_server! {
     a_table_that_was_dropped_meanwhile_is_recorded_with_numbers,
     without_the_right_to_see_the_table_its_columns_are_numbered,
     a_locked_table_holds_up_the_stream_for_moments_only,
+    a_connection_that_was_closed_while_idle_is_made_anew,
     a_table_of_hundreds_of_columns_is_looked_up
 }
 
@@ -27,6 +29,14 @@ fn without_names(flavor: Flavor) -> &'static [&'static str] {
         &["MINIMAL", "NO_LOG"]
     } else {
         &["MINIMAL"]
+    }
+}
+
+fn replication_client(flavor: Flavor) -> &'static str {
+    if flavor.is_mariadb() {
+        "BINLOG MONITOR"
+    } else {
+        "REPLICATION CLIENT"
     }
 }
 
@@ -76,7 +86,17 @@ async fn names_are_looked_up_when_the_setting_changes_while_the_daemon_runs(flav
              j JSON, big BIGINT UNSIGNED, gone INT, PRIMARY KEY (part, id)); ALTER TABLE shop.t DROP COLUMN gone",
         )
         .await;
-    let settings = settings(&mysqld, mongod);
+    // An account that may see definitions, and no row.
+    mysqld
+        .exec(format!(
+            "CREATE USER definitions IDENTIFIED BY 'secret-of-definitions'; GRANT REPLICATION SLAVE, {}, REFERENCES ON *.* TO \
+             definitions",
+            replication_client(flavor)
+        ))
+        .await;
+    let settings = settings(&mysqld, mongod)
+        .set("MYSQL_USER", "definitions")
+        .set("MYSQL_PASS", "secret-of-definitions");
     let daemon = Daemon::start(&settings);
     caught_up(&mysqld, mongod, settings.database()).await;
     let row = |id: u64| {
@@ -237,15 +257,11 @@ async fn a_table_that_was_dropped_meanwhile_is_recorded_with_numbers(flavor: Fla
 async fn without_the_right_to_see_the_table_its_columns_are_numbered(flavor: Flavor) {
     let mysqld = Mysqld::start_as(flavor, &[]).await;
     let mongod = Mongod::shared().await;
-    let client = if flavor.is_mariadb() {
-        "BINLOG MONITOR"
-    } else {
-        "REPLICATION CLIENT"
-    };
     mysqld
         .exec(format!(
             "CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY); \
-             CREATE USER blind IDENTIFIED BY 'secret-of-blind'; GRANT REPLICATION SLAVE, {client} ON *.* TO blind"
+             CREATE USER blind IDENTIFIED BY 'secret-of-blind'; GRANT REPLICATION SLAVE, {} ON *.* TO blind",
+            replication_client(flavor)
         ))
         .await;
     let settings = settings(&mysqld, mongod)
@@ -271,26 +287,77 @@ async fn a_locked_table_holds_up_the_stream_for_moments_only(flavor: Flavor) {
     let daemon = Daemon::start(&settings);
     caught_up(&mysqld, mongod, settings.database()).await;
     set_metadata(&mysqld, "MINIMAL").await;
-    let mut locker = mysqld.root().await;
-    for sql in [
-        "LOCK TABLES shop.t WRITE",
-        "INSERT INTO shop.t VALUES (1)",
-        "INSERT INTO shop.t VALUES (2)",
-    ] {
-        locker.query_drop(sql).await.unwrap();
-    }
-    // While the lock is held.
-    let locked = changes(&mysqld, mongod, &settings).await;
-    assert_eq!(locked.len(), 2);
-    for (id, change) in (1..).zip(&locked) {
-        assert!(is_unresolved(change));
-        assert_eq!(after(change), &doc! { "@1": id });
-    }
-    daemon
-        .wait_for_log("the names of columns cannot be looked up", CATCH_UP)
+    // The row is in the binlog before the daemon gets to it, and then a statement holds the table's name.
+    daemon.signal(Signal::STOP);
+    mysqld
+        .exec("INSERT INTO shop.t VALUES (1); DROP TABLE shop.t")
         .await;
-    locker.query_drop("UNLOCK TABLES").await.unwrap();
+    let mut locker = mysqld.root().await;
+    let holder = locker.id();
+    let held = tokio::spawn(async move {
+        let _ = locker
+            .query_drop("CREATE TABLE shop.t (id INT PRIMARY KEY) AS SELECT SLEEP(3600) AS id")
+            .await;
+    });
+    let holds = format!(
+        "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE ID = {holder} AND STATE = 'User sleep'"
+    );
+    wait_until("the table is held", CATCH_UP, async || {
+        mysqld.query_one::<u64>(&holds).await == 1
+    })
+    .await;
+    daemon.signal(Signal::CONT);
+    let recorded = changes(&mysqld, mongod, &settings).await;
+    assert_eq!(recorded.len(), 1);
+    assert!(is_unresolved(&recorded[0]));
+    assert_eq!(after(&recorded[0]), &doc! { "@1": 1 });
+    assert!(daemon.has_logged("the names of columns cannot be looked up"));
+    assert_eq!(mysqld.query_one::<u64>(&holds).await, 1, "still held");
+    mysqld.exec(format!("KILL {holder}")).await;
+    held.await.unwrap();
     assert!(daemon.is_running());
+}
+
+async fn a_connection_that_was_closed_while_idle_is_made_anew(flavor: Flavor) {
+    let mysqld = Mysqld::start_as(flavor, &[]).await;
+    let mongod = Mongod::shared().await;
+    mysqld
+        .exec("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)")
+        .await;
+    let settings = settings(&mysqld, mongod);
+    let daemon = Daemon::start(&settings);
+    caught_up(&mysqld, mongod, settings.database()).await;
+    set_metadata(&mysqld, "MINIMAL").await;
+    for id in 1..=3 {
+        mysqld
+            .exec(format!("INSERT INTO shop.t VALUES ({id})"))
+            .await;
+        caught_up(&mysqld, mongod, settings.database()).await;
+        let idle: Vec<u64> = mysqld
+            .query("SELECT ID FROM information_schema.PROCESSLIST WHERE USER = 'sdl' AND COMMAND = 'Sleep'")
+            .await;
+        assert!(!idle.is_empty(), "nothing was asked");
+        for connection in idle {
+            // It may have ended by itself.
+            let _ = mysqld.try_exec(format!("KILL {connection}")).await;
+        }
+        // Whatever it is, it ends the answer.
+        mysqld
+            .exec(format!("CREATE TABLE shop.other{id} (id INT)"))
+            .await;
+    }
+    let changes = changes(&mysqld, mongod, &settings).await;
+    assert_eq!(changes.len(), 3);
+    for (id, change) in (1..).zip(&changes) {
+        assert!(!is_unresolved(change), "{change}");
+        assert_eq!(after(change), &doc! { "id": id });
+    }
+    let connected = daemon
+        .logs()
+        .iter()
+        .filter(|line| line.contains("Connected to MySQL"))
+        .count();
+    assert_eq!(connected, 1, "the stream itself was cut");
 }
 
 async fn a_table_of_hundreds_of_columns_is_looked_up(flavor: Flavor) {

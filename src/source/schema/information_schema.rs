@@ -187,11 +187,12 @@ async fn executed(connection: &mut Conn, flavor: Flavor) -> Result<GtidSet> {
     Ok(executed)
 }
 
-/// Opens the table, which waits until a schema change that holds it is over. False when it is gone, or may not be read.
+/// Opens the table's definition, which waits until a schema change that holds it is over, and for nothing else: not for LOCK
+/// TABLES, nor for a transaction. It takes no right but to see the definition. False when there is none to be seen.
 async fn opens(connection: &mut Conn, wanted: &Wanted) -> Result<bool> {
     let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
     let query = format!(
-        "SELECT 1 FROM {}.{} LIMIT 0",
+        "SHOW CREATE TABLE {}.{}",
         quoted(&wanted.database),
         quoted(&wanted.table)
     );
