@@ -3,7 +3,8 @@
 //! The accounts are those of docs/operations.md, taken from the file itself.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Client, Collection};
@@ -178,25 +179,38 @@ async fn one_host_that_answers_is_enough_whatever_the_others_are() {
 
 // --- passwords
 
-/// A server that asks for a password, and its administrator.
-async fn guarded() -> (Mongod, Client, Scratch) {
+/// What the members of a set know each other by; it switches the demand for a password on.
+struct KeyFile {
+    file: PathBuf,
+    _scratch: Scratch,
+}
+
+fn key_file() -> KeyFile {
     let scratch = Scratch::new("keyfile");
-    let key = scratch.path().join("key");
-    fs::write(&key, "ABCDEFGHIJKLMNOPQRSTUVWXYZ").unwrap();
-    restrict(&key);
-    let mongod = Mongod::start_with(&["--keyFile", key.to_str().unwrap()]).await;
-    // The first user may be made from loopback without being anybody.
+    let file = scratch.path().join("key");
+    fs::write(&file, "ABCDEFGHIJKLMNOPQRSTUVWXYZ").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+    KeyFile {
+        file,
+        _scratch: scratch,
+    }
+}
+
+/// Makes the first user of a server, which it allows from loopback without being anybody, and logs in as that one.
+async fn administrator(mongod: &Mongod) -> Client {
     mongod
         .admin(doc! { "createUser": "admin", "pwd": ADMIN, "roles": ["root"] })
         .await;
-    let uri = uri(&mongod, "admin", "planted%20admin", "authSource=admin");
-    let admin = Client::with_uri_str(uri).await.unwrap();
-    (mongod, admin, scratch)
+    let uri = uri(mongod, "admin", "planted%20admin", "authSource=admin");
+    Client::with_uri_str(uri).await.unwrap()
 }
 
-fn restrict(file: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(file, fs::Permissions::from_mode(0o400)).unwrap();
+/// A server that asks for a password, and its administrator.
+async fn guarded() -> (Mongod, Client, KeyFile) {
+    let key = key_file();
+    let mongod = Mongod::start_with(&["--keyFile", key.file.to_str().unwrap()]).await;
+    let admin = administrator(&mongod).await;
+    (mongod, admin, key)
 }
 
 fn uri(mongod: &Mongod, user: &str, password: &str, options: &str) -> String {
@@ -252,6 +266,38 @@ async fn scram_in_both_forms_with_a_password_of_any_characters_and_a_wrong_one_i
     let nobody = Settings::new(&mysqld, &mongod);
     let message = refusal(&nobody).await;
     assert_says(&message, &["mongodb", "MONGO_URI names no user"]);
+}
+
+#[tokio::test]
+async fn a_user_who_is_known_by_the_client_certificate_needs_no_password() {
+    let authority = Authority::new();
+    let certificate = authority.server(&["127.0.0.1"]);
+    let key = key_file();
+    let options = ["--keyFile", key.file.to_str().unwrap()];
+    let (mysqld, mongod) =
+        tokio::join!(Mysqld::start(), server(&certificate, &authority, &options));
+    mysqld.exec(SHOP).await;
+    let admin = administrator(&mongod).await;
+    let settings = Settings::new(&mysqld, &mongod);
+    let (known, unknown) = (authority.client("sdl"), authority.client("somebody"));
+    let role = doc! { "role": "readWrite", "db": settings.database() };
+    admin
+        .database("$external")
+        .run_command(doc! { "createUser": "CN=sdl", "roles": [role] })
+        .await
+        .unwrap();
+    let showing = |certificate: &Certificate| {
+        let uri = format!(
+            "mongodb://{}/?replicaSet=rs0&tls=true&tlsCAFile={}&tlsCertificateKeyFile={}&authMechanism=MONGODB-X509&authSource=$external",
+            mongod.addr(),
+            authority.file.display(),
+            certificate.both.display()
+        );
+        settings.clone().set("MONGO_URI", uri)
+    };
+    stop(reading(&showing(&known)).await).await;
+    let message = refusal(&showing(&unknown)).await;
+    assert_says(&message, &["mongodb", "uthentication"]);
 }
 
 // --- the accounts of the documentation
