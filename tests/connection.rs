@@ -8,6 +8,8 @@
 #[path = "connection/certificates.rs"]
 mod certificates;
 mod common;
+#[path = "connection/documented.rs"]
+mod documented_account;
 #[path = "connection/logins.rs"]
 mod logins;
 #[path = "connection/mongo.rs"]
@@ -17,6 +19,8 @@ mod tap;
 #[path = "connection/tls.rs"]
 mod tls;
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use common::{Daemon, Mongod, Mysqld, Settings, Signal, caught_up};
@@ -86,4 +90,19 @@ async fn stop(daemon: Daemon) {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait_exit(SOON).await.0, 0);
     assert_silent_about_secrets(&daemon);
+}
+
+/// What stands between the lines "```language" and "```" of the documentation, one text for each block.
+fn documented(language: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
+    let text = fs::read_to_string(path).unwrap();
+    let accounts = text
+        .split("\n## ")
+        .find(|section| section.starts_with("Accounts"))
+        .unwrap();
+    accounts
+        .split(&format!("```{language}\n"))
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap().to_owned())
+        .collect()
 }

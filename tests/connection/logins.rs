@@ -7,11 +7,10 @@ use crate::certificates::Authority;
 use crate::common::{
     Flavor, Mongod, Mysqld, Settings, mysql, on_both_flavors, on_flavor, wait_until,
 };
-use crate::mongo_accounts::documented;
 use crate::tap::{Tap, holds};
 use crate::{
-    PLANTED, SHOP, SOON, assert_says, assert_silent_about_secrets, reading, records, refusal, stop,
-    talkative,
+    PLANTED, SHOP, SOON, assert_says, assert_silent_about_secrets, documented, reading, records,
+    refusal, stop, talkative,
 };
 
 on_both_flavors! {
