@@ -38,6 +38,8 @@ pub enum Kind {
     Privilege,
     /// MongoDB is no replica set, or otherwise not fit for transactions.
     StoreSetting,
+    /// Another replica reads the source under this daemon's MYSQL_SERVER_ID; each would throw the other out.
+    DuplicateReplica,
     /// Another daemon took this source over.
     Fenced,
     /// MongoDB refuses a write that another try will not change, or holds something else than what was written.
@@ -70,6 +72,7 @@ impl Kind {
             | Self::SourceSetting
             | Self::Privilege
             | Self::StoreSetting
+            | Self::DuplicateReplica
             | Self::Fenced
             | Self::StoreRefused => Reaction::Operator,
             Self::Internal => Reaction::Stop,

@@ -41,6 +41,8 @@ const ANY_NAME: &str = "NotValidForName";
 const ACCESS_DENIED: &[u16] = &[1045, 1698];
 /// Errors 1142, 1143, 1227, 1044: a missing right.
 const MISSING_PRIVILEGE: &[u16] = &[1044, 1142, 1143, 1227];
+/// Error 4052 of MariaDB: another replica with the same server_id has come (MySQL says it with 1236).
+const SAME_REPLICA: u16 = 4052;
 /// Error 1236: the dump thread cannot go on; its text says why.
 pub(super) const DUMP_FAILED: u16 = 1236;
 
@@ -334,13 +336,16 @@ pub(super) fn classify(doing: &str, error: &DriverFailure) -> Error {
             missing_privilege(doing, server)
         }
         DriverFailure::Server(server)
-            if server.code == DUMP_FAILED
-                && server.message.contains("same server_uuid/server_id") =>
+            if server.code == SAME_REPLICA
+                || server.code == DUMP_FAILED
+                    && server.message.contains("same server_uuid/server_id") =>
         {
             Error::new(
-                Kind::SourceUnavailable,
+                Kind::DuplicateReplica,
                 format!(
-                    "{doing}: {} (error {}); another replica uses this MYSQL_SERVER_ID: give each its own",
+                    "{doing}: {} (error {}); another replica, or another sdl, has come under the same MYSQL_SERVER_ID, and the \
+                     server has thrown this one out for it; the two would do so by turns: give each replica of the source a \
+                     MYSQL_SERVER_ID of its own, and each source one sdl",
                     server.message, server.code
                 ),
             )

@@ -150,12 +150,22 @@ impl Assembler {
     /// What to leave out of a dump: all that was read but the last transaction, which is to come again and be compared.
     /// Where its binlog is `purged` already, it cannot be compared, and is left out as well.
     pub(super) fn leave_out(&self, purged: &GtidSet) -> GtidSet {
-        match &self.last {
-            Some(last) if !purged.contains(&last.gtid) => {
-                self.read.without(&last.gtid, last.predecessor.as_ref())
-            }
-            _ => self.read.clone(),
+        match self.witness(purged) {
+            Some(last) => self.read.without(&last.gtid, last.predecessor.as_ref()),
+            None => self.read.clone(),
         }
+    }
+
+    /// The last transaction, by which a server's history is recognized; `None` where there is none, or where its binlog is
+    /// `purged` already.
+    pub(super) fn witness(&self, purged: &GtidSet) -> Option<&LastTransaction> {
+        let last = self.last.as_ref();
+        last.filter(|last| !purged.contains(&last.gtid))
+    }
+
+    /// Of the transaction being read: whether it was read before and is only looked at again.
+    pub(super) fn looks_again(&self) -> Option<bool> {
+        self.group.as_ref().map(|group| group.known)
     }
 
     /// How many transactions were read to their end in this run.

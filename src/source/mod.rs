@@ -5,9 +5,10 @@
 //! what it has read, which is at least what is committed: the GTID set of complete transactions. A transaction that was
 //! interrupted is sent again from its beginning, and the batcher drops what it had of it.
 //!
-//! In the order in which an event passes: [`connect`] and [`preflight`], [`stream`] (checks on the bytes), [`group`] (the
-//! grammar of a transaction), [`schema`] (TABLE_MAP → names and types), [`decode`] (row → BSON), [`document`] (all of it → an
-//! audit document).
+//! In the order in which an event passes: [`connect`] and [`preflight`], [`servers`] (which server is read), [`replicas`] (who
+//! else reads it), [`stream`] (checks on the bytes), [`group`] (the grammar of a transaction), [`schema`] (TABLE_MAP → names and
+//! types), [`decode`] (row → BSON), [`document`] (all of it → an audit document). [`silence`] looks after a stream that brings
+//! nothing.
 
 mod connect;
 pub mod decode;
@@ -19,7 +20,10 @@ mod group;
 mod guard;
 mod mariadb;
 pub mod preflight;
+mod replicas;
 pub mod schema;
+mod servers;
+mod silence;
 mod statement;
 mod stream;
 mod unlogged;
@@ -27,7 +31,6 @@ mod unlogged;
 mod wire_events;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use mysql_async::Conn;
 use mysql_common::binlog::events::Event;
@@ -39,10 +42,14 @@ use crate::config::{Config, MysqlAddress};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::crash_point;
 use crate::offset::Offset;
-use crate::position::{BinlogPosition, Flavor};
+use crate::position::{BinlogPosition, Flavor, Gtid};
 use crate::retry::Failures;
 use group::Assembler;
+use preflight::Facts;
+use replicas::Replicas;
 use schema::information_schema::InformationSchema;
+use servers::{Next, Recorded, Servers, bounded};
+use silence::{Answer, Silence};
 use stream::Stream;
 
 /// Bytes of documents after which a chunk goes to the batcher even when more is ready: large enough that the channel costs
@@ -51,10 +58,6 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Items after which it goes: transactions without documents have no bytes.
 const CHUNK_ITEMS: usize = 1024;
-
-/// How long a connection may send nothing but heartbeats before the server is asked whether there is nothing: three
-/// heartbeats.
-const QUIET_CHECK: Duration = Duration::from_secs(30);
 
 /// What the reader sends at a time.
 #[derive(Debug, Default)]
@@ -83,11 +86,17 @@ impl Chunk {
 /// Only what an operator must mend.
 pub async fn first_offset(config: &Config) -> Result<Offset> {
     let mut failures = Failures::new(config.retry, "connect to mysql");
+    let mut servers = Servers::new(&config.mysql_addresses);
     loop {
         let attempt = async {
-            let (_, _, facts) = connect_any(config, config.mysql_flavor).await?;
+            let (_, facts) = servers::ask(config, servers.current(), config.mysql_flavor).await?;
             let gtid = preflight::first_position(&facts, &config.start_from);
-            preflight::judge(&facts, &gtid)?;
+            let recorded = Recorded {
+                read: &gtid,
+                cut: None,
+            };
+            servers.judge(&facts, recorded, Instant::now())?;
+            servers.tell_passed_over();
             let position = BinlogPosition::at(gtid);
             Ok(Offset {
                 position,
@@ -101,8 +110,11 @@ pub async fn first_offset(config: &Config) -> Result<Offset> {
         };
         match attempt.await {
             Ok(offset) => return Ok(offset),
-            Err(error) if Error::is_transient(&error) => failures.wait(&error).await,
-            Err(error) => return Err(error),
+            Err(error) => match servers.failed(error, false, Instant::now()) {
+                Next::Server => {}
+                Next::Wait(error) => failures.wait(&error).await,
+                Next::Stop(error) => return Err(error),
+            },
         }
     }
 }
@@ -131,13 +143,22 @@ pub async fn read(
             ),
         ));
     }
+    let open = offset.position.partial.map(|partial| OpenTransaction {
+        gtid: Arc::new(partial.gtid),
+        changes: 0,
+        bytes: 0,
+        is_cut: true,
+    });
     let mut reader = Reader {
         flavor: offset.flavor,
         looked_at: String::new(),
         assembler: Assembler::new(&config, offset.flavor, offset.position.gtid, offset.last),
+        server_uuid: offset.server_uuid,
+        replicas: Replicas::new(&config, epoch),
         config,
-        epoch,
+        open,
         chunks,
+        heartbeats: 0,
     };
     tokio::select! {
         biased;
@@ -151,47 +172,77 @@ struct Reader {
     /// The server whose tables were looked at.
     looked_at: String,
     config: Arc<Config>,
-    epoch: i64,
     assembler: Assembler,
+    /// The server last read from; empty before the first.
+    server_uuid: String,
+    replicas: Replicas,
+    /// What was sent of a transaction whose end was not.
+    open: Option<OpenTransaction>,
     chunks: mpsc::Sender<Chunk>,
+    /// Heartbeats of this connection.
+    heartbeats: u32,
+}
+
+/// A transaction of which the end was not sent.
+struct OpenTransaction {
+    gtid: Arc<Gtid>,
+    /// Changes of it that were sent, and their bytes.
+    changes: usize,
+    bytes: usize,
+    /// Whether it is larger than a batch, so that some of its changes are recorded.
+    is_cut: bool,
 }
 
 impl Reader {
     async fn run(&mut self) -> Result<()> {
         let config = Arc::clone(&self.config);
         let mut failures = Failures::new(config.retry, "read the mysql binlog");
-        let mut last_damage: Option<String> = None;
+        let mut servers = Servers::new(&config.mysql_addresses);
         loop {
             let transactions = self.assembler.transactions();
-            let Err(error) = self.connect_and_stream().await;
-            if self.assembler.transactions() > transactions {
+            self.heartbeats = 0;
+            let Err(error) = self.connect_and_stream(&mut servers).await;
+            // New transactions, or three heartbeats: it was good, and what ended it says nothing about the server.
+            let was_read = self.assembler.transactions() > transactions || self.heartbeats >= 3;
+            if was_read {
                 failures.over();
-                last_damage = None;
             }
-            if error.kind() == Kind::SourceDamaged {
-                let text = error.to_string();
-                if last_damage.as_ref() == Some(&text) {
-                    return Err(error.repeated());
-                }
-                last_damage = Some(text);
-            } else if !error.is_transient() {
-                return Err(error);
+            match servers.failed(error, was_read, Instant::now()) {
+                Next::Server => {}
+                Next::Wait(error) => failures.wait(&error).await,
+                Next::Stop(error) => return Err(error),
             }
-            failures.wait(&error).await;
         }
     }
 
     /// One connection, until it fails.
-    async fn connect_and_stream(&mut self) -> Result<std::convert::Infallible> {
+    async fn connect_and_stream(
+        &mut self,
+        servers: &mut Servers<'_>,
+    ) -> Result<std::convert::Infallible> {
         let config = Arc::clone(&self.config);
-        let (address, mut connection, facts) = connect_any(&config, Some(self.flavor)).await?;
-        preflight::judge(&facts, self.assembler.read())?;
-        self.look_at_tables(address, &mut connection, &facts)
-            .await?;
-        let leave_out = self.assembler.leave_out(&facts.purged);
-        let mut stream =
-            Stream::open(connection, self.flavor, &config, self.epoch, &leave_out).await?;
+        let address = servers.current();
+        let (mut connection, facts) = servers::ask(&config, address, Some(self.flavor)).await?;
+        servers.judge(&facts, self.recorded(), Instant::now())?;
+        if config.mysql_addresses.len() > 1 {
+            let refusal = refuse_filters(&mut connection, self.flavor);
+            bounded("ask for replication filters", refusal).await?;
+        }
+        let tables = self.look_at_tables(address, &mut connection, &facts);
+        bounded("look at the tables", tables).await?;
+        self.replicas.look(&mut connection).await?;
+        let mut leave_out = self.assembler.leave_out(&facts.purged);
+        if self.server_uuid != facts.server_uuid {
+            self.recognize(address, &facts).await?;
+            leave_out = self.assembler.read().clone();
+        }
+        let mut silence = Silence::new(&config, self.flavor, address, connection.id());
+        let identity = self.replicas.identity();
+        let dump = Stream::open(connection, self.flavor, &config, identity, &leave_out);
+        let mut stream = bounded("start the binlog dump", dump).await?;
         self.assembler.reconnected(&facts.server_uuid);
+        self.server_uuid.clone_from(&facts.server_uuid);
+        servers.tell_passed_over();
         tracing::info!(
             address = %address,
             server_uuid = facts.server_uuid,
@@ -199,26 +250,15 @@ impl Reader {
             gtid = %self.assembler.read(),
             "Connected to MySQL"
         );
+        self.replicas.attached();
         let mut information = InformationSchema::new(&config, address, self.flavor);
-        let mut quiet = Quiet::new();
         let mut chunk = Chunk::default();
         loop {
-            let event = tokio::select! {
-                biased;
-                event = stream.next() => event,
-                // Nothing is ready: what there is goes on at once.
-                () = std::future::ready(()), if !chunk.items.is_empty() => {
-                    self.send(&mut chunk).await?;
-                    if quiet.is_due() {
-                        self.check_quiet_server(address, &mut quiet).await?;
-                    }
-                    continue;
-                }
-            };
+            let event = self.next_event(&mut stream, &mut chunk, &mut silence).await;
             crash_point("after-read");
             let outcome = match event {
                 Ok(event) => {
-                    quiet.note(event.header().event_type_raw());
+                    self.heartbeats += u32::from(silence.note(event.header().event_type_raw()));
                     self.look_up(&mut information, &event, &mut chunk).await?;
                     self.assembler.event(&event, &mut chunk)
                 }
@@ -237,7 +277,7 @@ impl Reader {
         &mut self,
         address: &MysqlAddress,
         connection: &mut Conn,
-        facts: &preflight::Facts,
+        facts: &Facts,
     ) -> Result<()> {
         if self.looked_at == facts.server_uuid {
             return Ok(());
@@ -265,7 +305,7 @@ impl Reader {
         if !chunk.items.is_empty() {
             self.send(chunk).await?;
         }
-        let answer = match information.ask(&wanted).await {
+        let answer = match bounded("ask information_schema", information.ask(&wanted)).await {
             Ok(answer) => Some(answer),
             Err(error) if wanted.is_required => return Err(error),
             Err(error) => {
@@ -278,100 +318,141 @@ impl Reader {
         Ok(())
     }
 
-    /// Asks a server that has sent nothing for a while, on another connection, whether there is nothing. After RESET BINARY
-    /// LOGS AND GTIDS a dump goes on sending heartbeats, and nothing else, whatever is committed.
-    async fn check_quiet_server(&self, address: &MysqlAddress, quiet: &mut Quiet) -> Result<()> {
-        let asked = async {
-            let mut connection = connect::connect(&self.config, address).await?;
-            let facts = preflight::ask(&mut connection, Some(self.flavor)).await?;
-            let _ = connection.disconnect().await;
-            Ok(facts)
-        };
-        let facts = match asked.await {
-            Ok(facts) => facts,
-            // The stream itself tells whether the server is there.
-            Err(error) if Error::is_transient(&error) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        preflight::judge(&facts, self.assembler.read())?;
-        let Some(unsent) = facts.executed.beyond(self.assembler.read()) else {
-            quiet.suspicious = false;
+    /// Compares the last transaction with what another server than the one read before has under its GTID, before anything of
+    /// that server is read. On the same server it simply comes first; another may have put something unread before it, be it
+    /// because it applied them in another order, or because its history is another one altogether.
+    async fn recognize(&mut self, address: &MysqlAddress, facts: &Facts) -> Result<()> {
+        let Some(last) = self.assembler.witness(&facts.purged) else {
             return Ok(());
         };
-        // What was committed this very moment may be on its way: only at the second look is it missing.
-        if !std::mem::replace(&mut quiet.suspicious, true) {
-            return Ok(());
+        let gtid = last.gtid.clone();
+        let others = facts.executed.without(&gtid, last.predecessor.as_ref());
+        let config = Arc::clone(&self.config);
+        let doing = format!("connect to mysql {address}");
+        let connection = bounded(&doing, connect::connect(&config, address)).await?;
+        let mut silence = Silence::new(&config, self.flavor, address, connection.id());
+        let identity = self.replicas.identity();
+        let dump = Stream::open(connection, self.flavor, &config, identity, &others);
+        let mut stream = bounded("start the binlog dump", dump).await?;
+        self.assembler.reconnected(&facts.server_uuid);
+        let mut nothing = Chunk::default();
+        loop {
+            let event = self
+                .next_event(&mut stream, &mut nothing, &mut silence)
+                .await?;
+            silence.note(event.header().event_type_raw());
+            self.assembler.event(&event, &mut Chunk::default())?;
+            match self.assembler.looks_again() {
+                Some(true) => return Ok(()),
+                Some(false) => {
+                    return Err(Error::new(
+                        Kind::SourceUnavailable,
+                        format!(
+                            "the server sends something else when it is asked for transaction {gtid}"
+                        ),
+                    ));
+                }
+                None => {}
+            }
         }
-        Err(Error::new(
-            Kind::SourceUnavailable,
-            format!(
-                "the server has executed {unsent}, but its binlog stream is silent: connecting anew"
-            ),
-        ))
+    }
+
+    /// The next event. While none is ready, what there is goes on, and a stream that stays silent is looked after.
+    async fn next_event(
+        &mut self,
+        stream: &mut Stream,
+        chunk: &mut Chunk,
+        silence: &mut Silence,
+    ) -> Result<Event> {
+        tokio::select! {
+            biased;
+            event = stream.next() => return event,
+            // Nothing is ready: what there is goes on at once.
+            () = std::future::ready(()) => {}
+        }
+        if !chunk.items.is_empty() {
+            self.send(chunk).await?;
+        }
+        silence.begins(stream.is_started());
+        // One wait from here on, so that questions do not lengthen it.
+        let next = stream.next();
+        tokio::pin!(next);
+        loop {
+            tokio::select! {
+                biased;
+                event = &mut next => return event,
+                answer = silence.look() => match answer? {
+                    Answer::Searching => {}
+                    Answer::Facts(facts) => {
+                        preflight::judge(&facts, self.assembler.read())?;
+                        silence.compare(facts.executed.beyond(self.assembler.read()))?;
+                    }
+                },
+            }
+        }
+    }
+
+    fn recorded(&self) -> Recorded<'_> {
+        Recorded {
+            read: self.assembler.read(),
+            cut: self
+                .open
+                .as_ref()
+                .filter(|open| open.is_cut)
+                .map(|open| &*open.gtid),
+        }
     }
 
     async fn send(&mut self, chunk: &mut Chunk) -> Result<()> {
         let full = std::mem::take(chunk);
+        self.note_sent(&full.items);
         self.chunks
             .send(full)
             .await
             .map_err(|_| Error::new(Kind::Internal, "the pipeline behind the reader has ended"))
     }
-}
 
-/// When a connection that only sends heartbeats is to be looked at.
-struct Quiet {
-    since: Instant,
-    /// Whether anything but a heartbeat came since then.
-    heard: bool,
-    /// Whether the server had executed something unsent at the last look.
-    suspicious: bool,
-}
-
-impl Quiet {
-    fn new() -> Self {
-        Self {
-            since: Instant::now(),
-            heard: false,
-            suspicious: false,
+    /// Keeps account of the transaction that is under way: what the batcher cuts is recorded in part.
+    fn note_sent(&mut self, items: &[Item]) {
+        for item in items {
+            match item {
+                Item::Begin(gtid) => {
+                    let is_cut = self
+                        .open
+                        .as_ref()
+                        .is_some_and(|open| open.is_cut && open.gtid == *gtid);
+                    self.open = Some(OpenTransaction {
+                        gtid: Arc::clone(gtid),
+                        changes: 0,
+                        bytes: 0,
+                        is_cut,
+                    });
+                }
+                Item::Change(event) => {
+                    if let Some(open) = &mut self.open {
+                        open.changes += 1;
+                        open.bytes += event.bytes();
+                        open.is_cut |= open.changes > self.config.batch_size
+                            || open.bytes > self.config.batch_bytes;
+                    }
+                }
+                Item::End(_) => self.open = None,
+                Item::RollbackTo { .. } | Item::Heartbeat => {}
+            }
         }
-    }
-
-    /// Notes an event: a transaction may take longer than any limit to arrive, and all of its events are signs of life.
-    fn note(&mut self, event_type: u8) {
-        self.heard |= !matches!(event_type, event_type::HEARTBEAT | event_type::HEARTBEAT_V2);
-    }
-
-    /// Whether nothing but heartbeats came for [`QUIET_CHECK`], or since a suspicious look; asked when the stream pauses.
-    fn is_due(&mut self) -> bool {
-        if self.heard {
-            *self = Self::new();
-        }
-        let due = self.suspicious || self.since.elapsed() >= QUIET_CHECK;
-        if due {
-            self.since = Instant::now();
-        }
-        due
     }
 }
 
-/// Connects to the first server that answers, and asks it about itself.
-async fn connect_any(
-    config: &Config,
-    flavor: Option<Flavor>,
-) -> Result<(&MysqlAddress, Conn, preflight::Facts)> {
-    let mut last = Error::new(Kind::SourceUnavailable, "MYSQL_ADDR names no server");
-    for address in &config.mysql_addresses {
-        let attempt = async {
-            let mut connection = connect::connect(config, address).await?;
-            let facts = preflight::ask(&mut connection, flavor).await?;
-            Ok((address, connection, facts))
-        };
-        match attempt.await {
-            Ok(connected) => return Ok(connected),
-            Err(error) if Error::is_transient(&error) => last = error,
-            Err(error) => return Err(error),
-        }
-    }
-    Err(last)
+/// A replica that leaves something out cannot stand in for another server. (A single one may be what is wanted; [`unlogged`] tells.)
+async fn refuse_filters(connection: &mut Conn, flavor: Flavor) -> Result<()> {
+    let Some(filters) = replicas::filters(connection, flavor).await? else {
+        return Ok(());
+    };
+    Err(Error::new(
+        Kind::SourceSetting,
+        format!(
+            "the server leaves out a part when it replicates: {filters}; it has the GTIDs of what it leaves out, and nothing in \
+             its binlog shows it: take the filters away and rebuild it, or take it out of MYSQL_ADDR"
+        ),
+    ))
 }

@@ -122,7 +122,7 @@ impl Facts {
     }
 
     /// What of `recorded` the server does not have, in words.
-    fn lacks(&self, recorded: &GtidSet) -> Option<String> {
+    pub(super) fn lacks(&self, recorded: &GtidSet) -> Option<String> {
         let Some(state) = &self.state else {
             return recorded.beyond(&self.executed);
         };
@@ -221,13 +221,13 @@ pub fn first_position(facts: &Facts, start: &StartFrom) -> GtidSet {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
     const OTHER: &str = "4e11fa47-71ca-11e1-9e33-c80aa9429562";
 
-    fn facts(executed: &str, purged: &str) -> Facts {
+    pub(in crate::source) fn facts(executed: &str, purged: &str) -> Facts {
         Facts {
             flavor: Flavor::Mysql,
             version: "9.7.4".to_owned(),

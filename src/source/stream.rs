@@ -20,23 +20,24 @@ use mysql_common::binlog::consts::{
 };
 use mysql_common::binlog::events::{BinlogEventHeader, Event, TransactionPayloadEvent};
 use mysql_common::packets::Tag as DriverTag;
-use sha2::{Digest, Sha256};
 
 use super::connect::{classify, classify_after_login};
 use super::event_type;
 use super::guard::guarded;
+use super::replicas::Identity;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::hex::hex;
-use crate::position::{Flavor, GtidSet, format_uuid, mysql};
+use crate::position::{Flavor, GtidSet, mysql};
 
 /// How often the server is to say that it is alive while it has nothing to send.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Silence after which the connection counts as dead: three heartbeats.
-const SILENCE: Duration = Duration::from_secs(30);
+pub(super) const SILENCE: Duration = Duration::from_secs(30);
 
-/// Silence allowed before the first event: the server searches its binlogs for the position, without a heartbeat.
+/// Silence allowed before the first event: the server searches its binlogs for the position, without a heartbeat. Meanwhile the
+/// reader asks it, on another connection, whether it does.
 const FIRST_SILENCE: Duration = Duration::from_secs(300);
 
 /// Seconds that the server waits for a reader that does not read, in place of its default of 60: a batch may wait longer than
@@ -51,6 +52,7 @@ pub(super) struct Stream {
     binlog: BinlogStream,
     payload: Payload,
     started: bool,
+    searches_behind_artificial_events: bool,
 }
 
 impl Stream {
@@ -62,7 +64,7 @@ impl Stream {
         mut connection: Conn,
         flavor: Flavor,
         config: &Config,
-        epoch: i64,
+        identity: &Identity,
         read: &GtidSet,
     ) -> Result<Self> {
         let doing = "start the binlog dump";
@@ -71,7 +73,7 @@ impl Stream {
                 "SET @master_heartbeat_period={}, @source_heartbeat_period={0}, @slave_uuid='{}', @replica_uuid='{1}', \
                  net_write_timeout={NET_WRITE_TIMEOUT}",
                 HEARTBEAT.as_nanos(),
-                replica_uuid(config, epoch),
+                identity.uuid(),
             ),
             // The position makes the server search by GTID, and strictly: a position that its binlog does not have is an
             // error and not the next one that it has. Capability 4: GTID events are understood.
@@ -86,7 +88,9 @@ impl Stream {
             .query_drop(settings)
             .await
             .map_err(|error| classify_after_login(doing, &error))?;
-        let request = BinlogStreamRequest::new(config.mysql_server_id);
+        let name = identity.name();
+        let request =
+            BinlogStreamRequest::new(config.mysql_server_id).with_hostname(name.as_bytes());
         let request = match flavor {
             Flavor::Mysql => request
                 .with_gtid()
@@ -101,7 +105,13 @@ impl Stream {
             binlog,
             payload: Payload::default(),
             started: false,
+            searches_behind_artificial_events: flavor == Flavor::Mariadb,
         })
+    }
+
+    /// Whether the search for the position is over.
+    pub(super) fn is_started(&self) -> bool {
+        self.started
     }
 
     /// The next event, checked. The stream is to be dropped after the first error.
@@ -137,15 +147,13 @@ impl Stream {
                 ));
             }
         };
-        // The artificial events at the start come before the search for the position.
-        self.started |= matches!(
-            event.header().event_type_raw(),
-            event_type::GTID
-                | event_type::GTID_TAGGED
-                | event_type::MARIADB_GTID
-                | event_type::HEARTBEAT
-                | event_type::HEARTBEAT_V2
-        );
+        // MySQL has found the position when the first event comes, and accompanies with heartbeats what it leaves out from
+        // there on. MariaDB looks for it in the file behind the artificial events.
+        self.started |= !self.searches_behind_artificial_events
+            || matches!(
+                event.header().event_type_raw(),
+                event_type::MARIADB_GTID | event_type::HEARTBEAT
+            );
         check_length(&event)?;
         check_crc(&event)?;
         self.payload.check(&event)?;
@@ -218,19 +226,6 @@ fn gtid_request(read: &mysql::GtidSet) -> Result<Vec<Sid<'static>>> {
             }
         })
         .collect()
-}
-
-/// Who sdl is as a replica: the same at each reconnect of one run, so that the server ends the run's own dead dump at once
-/// instead of keeping it, and another for each run and each store. With one for all, two daemons of a source would cut each
-/// other off by turns before either can notice that the other took over.
-fn replica_uuid(config: &Config, epoch: i64) -> String {
-    let name = format!(
-        "{}\n{}\n{}\n{epoch}",
-        config.source_id, config.mongo_hosts, config.mongo_database
-    );
-    let mut uuid = [0; 16];
-    uuid.copy_from_slice(&Sha256::digest(name)[..16]);
-    format_uuid(&uuid)
 }
 
 /// Whether an event was unpacked from a compressed payload: those have no checksum of their own.

@@ -112,7 +112,7 @@ async fn run(mysqld: Arc<Mysqld>, number: u64, stop: Arc<AtomicBool>, committed:
         };
         // The table without a key is scanned; with this, rows of other clients are not locked on the way.
         if connection
-            .query_drop("SET SESSION transaction_isolation = 'READ-COMMITTED'")
+            .query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             .await
             .is_err()
         {
