@@ -32,6 +32,8 @@ pub mod daemon;
 pub mod fold;
 pub mod mongo;
 pub mod mysql;
+pub mod proxy;
+pub mod replication;
 pub mod servers;
 pub mod values;
 
@@ -40,6 +42,7 @@ use std::time::{Duration, Instant};
 pub use daemon::{Daemon, Settings};
 pub use mongo::Mongod;
 pub use mysql::{Flavor, Mysqld};
+pub use proxy::Proxy;
 pub use rustix::process::Signal;
 
 /// Makes tests out of functions that take the [`Flavor`]: `on_mysql::name`, `on_mariadb::name`, with the same assertions.
