@@ -22,16 +22,19 @@ mod independent;
 mod json;
 #[path = "values/partial_json.rs"]
 mod partial_json;
+#[path = "values/tables.rs"]
+mod tables;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use columns::{Column, tables};
+use columns::Column;
 use common::{Daemon, Flavor, Mongod, Mysqld, Settings, caught_up_within, mongo, on_every_server};
 use fastrand::Rng;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
+use tables::tables;
 
 /// Rows of each of the four tables: 6,000 in all, each in up to four images.
 const ROWS: usize = 1500;

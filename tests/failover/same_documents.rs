@@ -166,7 +166,7 @@ async fn a_history_read_by_turns_gives_the_same_documents(flavor: Flavor) {
         let streams = lines(&daemon, STREAMING).len();
         let n = count(&database).await;
         wait_until("it goes on", SOON, async || {
-            lines(&daemon, STREAMING).len() > 0
+            !lines(&daemon, STREAMING).is_empty()
                 && (count(&database).await > n + 40 || is_all(&primary, &database).await)
         })
         .await;
