@@ -10,6 +10,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal};
 
 use super::POLL;
@@ -331,17 +332,27 @@ pub fn unique() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A loopback port that is free now and that nothing takes by accident: it lies below the range from which the kernel takes
-/// the local ports of outgoing connections, so it is still free when a killed server comes back to it.
+/// A loopback port that is this process's until it ends, so that a killed server can come back to it: it lies below the range
+/// from which the kernel takes the local ports of outgoing connections, and a lock keeps other test processes from it.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 15_000;
     const COUNT: u16 = 15_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
+    static LOCKS: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let directory = std::env::temp_dir().join("sdl-test-ports");
+    fs::create_dir_all(&directory).expect("the directory of locks on ports");
     // Test processes that run at the same time start far apart.
     let start = (std::process::id().wrapping_mul(1_009) % u32::from(COUNT)) as u16;
     for _ in 0..COUNT {
         let port = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT) % COUNT;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let lock = File::create(directory.join(port.to_string())).expect("a lock on a port");
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && TcpListener::bind(("127.0.0.1", port)).is_ok()
+        {
+            LOCKS
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(lock);
             return port;
         }
     }
