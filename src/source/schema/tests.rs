@@ -196,6 +196,21 @@ fn lists_without_which_values_would_be_misread_must_be_there() {
 }
 
 #[test]
+fn a_key_that_names_a_column_twice_is_an_error() {
+    const SIMPLE_PRIMARY_KEY: u8 = 8;
+    let without_key = without_metadata_kinds(captured::ALL_TYPES, &[8, 9]);
+    let with_key = |columns: &[u8]| {
+        let mut body = without_key.clone();
+        body.extend_from_slice(&[SIMPLE_PRIMARY_KEY, columns.len() as u8]);
+        body.extend_from_slice(columns);
+        TableSchema::parse(Flavor::Mysql, &body)
+    };
+    assert_eq!(with_key(&[0, 2]).unwrap().key, [0, 2]);
+    let error = with_key(&[0, 2, 0]).unwrap_err().to_string();
+    assert!(error.contains("each column once"), "{error}");
+}
+
+#[test]
 fn damaged_table_maps_are_errors_and_never_panic() {
     let mut random = fastrand::Rng::with_seed(3);
     for hex in [captured::ALL_TYPES, captured::CHARSETS, captured::JSON] {
