@@ -95,6 +95,8 @@ struct Group {
     schema_change: bool,
     /// Whether its statement takes no effect: the first half of an ALTER TABLE that MariaDB logs in two, or an abandoned one.
     no_effect: bool,
+    /// The default database of the session at XA START.
+    xa_database: Vec<u8>,
     /// The savepoints set so far, each with the index of the row after it.
     savepoints: Vec<(String, u64)>,
     /// Rows so far, before any filter.

@@ -107,6 +107,7 @@ impl Assembler {
             begun: opening.begun,
             schema_change: opening.schema_change,
             no_effect: opening.no_effect,
+            xa_database: Vec::new(),
             savepoints: Vec::new(),
             rows: 0,
             statements: 0,

@@ -42,6 +42,7 @@ impl Assembler {
             Statement::XaStart(id) if !group.begun => {
                 group.begun = true;
                 group.context.xid = Some(id.into());
+                group.xa_database = query.schema_raw().to_vec();
                 Ok(())
             }
             Statement::XaEnd | Statement::ReleaseSavepoint if group.begun => Ok(()),
@@ -102,7 +103,7 @@ impl Assembler {
         let one_phase = event.data().first() == Some(&1);
         if let Some(xid) = group.context.xid.as_ref().filter(|_| one_phase) {
             let text = StatementText::of_rows(format!("XA COMMIT {xid} ONE PHASE").as_bytes());
-            let query = QueryEvent::new(Vec::new(), Vec::new());
+            let query = QueryEvent::new(Vec::new(), group.xa_database.clone());
             self.statement(Operation::XaCommit, text, &query, out)?;
         }
         self.end(out)

@@ -136,6 +136,21 @@ fn xa_rows_are_prepared_and_decided_in_two_transactions() {
 }
 
 #[test]
+fn an_xa_transaction_of_one_phase_is_decided_where_it_ends() {
+    let mut server = Server::new();
+    let mut body = [0; 14];
+    body[0] = 1;
+    let events = [
+        server.gtid(1, 0),
+        server.query("XA START X'61',X'',1"),
+        server.query("XA END X'61',X'',1"),
+        server.event(event_type::XA_PREPARE, &body),
+    ];
+    let items = feed(&mut assembler(), &events).unwrap();
+    assert_eq!(documents(&items), ["xa_commit shop."]);
+}
+
+#[test]
 fn a_transaction_with_the_announced_length_passes() {
     let mut server = Server::new();
     let sizes = |events: &[Event]| {
