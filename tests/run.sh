@@ -35,8 +35,9 @@ main() {
     check_dependencies
 
     say "cargo test"
-    # Each test has servers of its own, and its time limits are real: more of them at once than this starve each other.
-    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(at_most 4 "$(nproc)")}
+    # Each test has servers of its own, and waits for them most of the time: two at once for each core, and no more than 6, or
+    # they starve each other.
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(at_most 6 $((2 * $(nproc))))}
     exec cargo test --locked --features failpoints "$@"
 }
 

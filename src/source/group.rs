@@ -149,15 +149,6 @@ impl Assembler {
         &self.read
     }
 
-    /// What to leave out of a dump: all that was read but the last transaction, which is to come again and be compared.
-    /// Where its binlog is `purged` already, it cannot be compared, and is left out as well.
-    pub(super) fn leave_out(&self, purged: &GtidSet) -> GtidSet {
-        match self.witness(purged) {
-            Some(last) => self.read.without(&last.gtid, last.predecessor.as_ref()),
-            None => self.read.clone(),
-        }
-    }
-
     /// The last transaction, by which a server's history is recognized; `None` where there is none, or where its binlog is
     /// `purged` already.
     pub(super) fn witness(&self, purged: &GtidSet) -> Option<&LastTransaction> {

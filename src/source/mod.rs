@@ -153,7 +153,6 @@ pub async fn read(
         flavor: offset.flavor,
         looked_at: String::new(),
         assembler: Assembler::new(&config, offset.flavor, offset.position.gtid, offset.last),
-        server_uuid: offset.server_uuid,
         replicas: Replicas::new(&config, epoch),
         config,
         open,
@@ -173,8 +172,6 @@ struct Reader {
     looked_at: String,
     config: Arc<Config>,
     assembler: Assembler,
-    /// The server last read from; empty before the first.
-    server_uuid: String,
     replicas: Replicas,
     /// What was sent of a transaction whose end was not.
     open: Option<OpenTransaction>,
@@ -228,20 +225,16 @@ impl Reader {
             let refusal = refuse_filters(&mut connection, self.flavor);
             bounded("ask for replication filters", refusal).await?;
         }
-        let tables = self.look_at_tables(address, &mut connection, &facts);
+        let tables = self.look_at_tables(address, &facts);
         bounded("look at the tables", tables).await?;
         self.replicas.look(&mut connection).await?;
-        let mut leave_out = self.assembler.leave_out(&facts.purged);
-        if self.server_uuid != facts.server_uuid {
-            self.recognize(address, &facts).await?;
-            leave_out = self.assembler.read().clone();
-        }
+        self.recognize(address, &facts).await?;
         let mut silence = Silence::new(&config, self.flavor, address, connection.id());
         let identity = self.replicas.identity();
-        let dump = Stream::open(connection, self.flavor, &config, identity, &leave_out);
+        let read = self.assembler.read();
+        let dump = Stream::open(connection, self.flavor, &config, identity, read);
         let mut stream = bounded("start the binlog dump", dump).await?;
         self.assembler.reconnected(&facts.server_uuid);
-        self.server_uuid.clone_from(&facts.server_uuid);
         servers.tell_passed_over();
         tracing::info!(
             address = %address,
@@ -273,18 +266,15 @@ impl Reader {
 
     /// Asks once at start, and again of another server, for tables that cannot be read, and for changes that its binlog will
     /// not hold.
-    async fn look_at_tables(
-        &mut self,
-        address: &MysqlAddress,
-        connection: &mut Conn,
-        facts: &Facts,
-    ) -> Result<()> {
+    async fn look_at_tables(&mut self, address: &MysqlAddress, facts: &Facts) -> Result<()> {
         if self.looked_at == facts.server_uuid {
             return Ok(());
         }
         if facts.flavor == Flavor::Mariadb {
             let config = Arc::clone(&self.config);
-            schema::refused::check(connection, |table| config.tables.includes(table)).await?;
+            // A connection of its own: a question that is given up leaves it unusable.
+            let mut connection = connect::connect(&config, address).await?;
+            schema::refused::check(&mut connection, |table| config.tables.includes(table)).await?;
         }
         unlogged::look_at(address, &self.config);
         self.looked_at.clone_from(&facts.server_uuid);
@@ -318,9 +308,9 @@ impl Reader {
         Ok(())
     }
 
-    /// Compares the last transaction with what another server than the one read before has under its GTID, before anything of
-    /// that server is read. On the same server it simply comes first; another may have put something unread before it, be it
-    /// because it applied them in another order, or because its history is another one altogether.
+    /// Compares the last transaction with what the server has under its GTID, before anything of that server is read: in a dump of
+    /// its own, since something unread may stand before it, be it because this server applied them in another order, or because
+    /// its history is another one altogether.
     async fn recognize(&mut self, address: &MysqlAddress, facts: &Facts) -> Result<()> {
         let Some(last) = self.assembler.witness(&facts.purged) else {
             return Ok(());

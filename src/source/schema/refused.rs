@@ -18,8 +18,9 @@ use mysql_async::prelude::Queryable;
 use crate::error::{Error, Kind, Result};
 use crate::source::connect::classify_after_login;
 
-/// Longest wait for information_schema. It opens each table: 10,000 take some seconds with cold caches.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for information_schema. It opens each table: 10,000 take some seconds with cold caches. Less than the reader
+/// waits for all of its looking.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Tables that are named with the statement that mends them; of more only the number.
 const TABLES_NAMED: usize = 20;
