@@ -149,11 +149,11 @@ impl Assembler {
         &self.read
     }
 
-    /// The last transaction, by which a server's history is recognized; `None` where there is none, or where its binlog is
-    /// `purged` already.
+    /// The last transaction, by which a server's history is recognized; `None` where there is none, where its binlog is `purged`
+    /// already, or where it is to be read again (an offset that was set back by hand).
     pub(super) fn witness(&self, purged: &GtidSet) -> Option<&LastTransaction> {
         let last = self.last.as_ref();
-        last.filter(|last| !purged.contains(&last.gtid))
+        last.filter(|last| self.read.contains(&last.gtid) && !purged.contains(&last.gtid))
     }
 
     /// Of the transaction being read: whether it was read before and is only looked at again.
