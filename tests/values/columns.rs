@@ -117,7 +117,9 @@ impl Shown {
                         let is_surrogate = |unit: &[u8; 2]| matches!(unit[0], 0xd8..=0xdf);
                         let is_lost = characters.contains("3F") || characters.contains("EFBFBD");
                         let is_cut = value.bytes.as_chunks::<2>().0.iter().any(is_surrogate);
-                        hex(&value.bytes) == bytes && (is_lost || is_cut)
+                        // MariaDB takes a surrogate in utf8mb3 for a character, and gives its three bytes as utf8mb4.
+                        let is_no_text = std::str::from_utf8(&unhex(characters)).is_err();
+                        hex(&value.bytes) == bytes && (is_lost || is_cut || is_no_text)
                     }
                     _ => false,
                 }
@@ -158,6 +160,13 @@ pub(crate) fn is_shortest(double: f64, float: f32) -> bool {
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+fn unhex(digits: &str) -> Vec<u8> {
+    let pairs = digits.as_bytes().chunks(2);
+    pairs
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
 }
 
 // --- random values
