@@ -205,19 +205,27 @@ pub(super) async fn filters(connection: &mut Conn, flavor: Flavor) -> Result<Opt
             .await
             .map_err(|error| classify_after_login(ASKING, &error))?,
     };
-    let mut found: Vec<String> = settings
-        .into_iter()
-        .map(|(name, value)| (name.to_lowercase(), value))
+    let found = filters_among(settings.iter().map(|(name, value)| (name, value)));
+    Ok((!found.is_empty()).then(|| found.join(", ")))
+}
+
+/// Those settings that say what a replica leaves out.
+pub(super) fn filters_among<'a>(
+    settings: impl Iterator<Item = (&'a String, &'a String)>,
+) -> Vec<String> {
+    let mut filters: Vec<String> = settings
+        .map(|(name, value)| (name.to_ascii_lowercase(), value))
         .filter(|(name, value)| {
-            let is_filter = ["_do_db", "_ignore_db", "_do_table", "_ignore_table"];
+            let leaves_out = ["_do_db", "_ignore_db", "_do_table", "_ignore_table"];
             name.starts_with("replicate_")
-                && is_filter.iter().any(|end| name.ends_with(end))
+                && leaves_out.iter().any(|end| name.ends_with(end))
                 && !value.is_empty()
         })
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
-    found.dedup();
-    Ok((!found.is_empty()).then(|| found.join(", ")))
+    filters.sort_unstable();
+    filters.dedup();
+    filters
 }
 
 fn is_refused<T>(answer: &mysql_async::Result<T>, codes: &[u16]) -> bool {

@@ -17,6 +17,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
 
 use super::connect;
+use super::replicas::filters_among;
 use crate::config::{Config, MysqlAddress};
 use crate::error::Result;
 
@@ -241,7 +242,7 @@ async fn ask(connection: &mut Conn, includes: impl Fn(&str) -> bool + Sync) -> R
         facts.is_replica = variables
             .get("gtid_slave_pos")
             .map(|position| !position.is_empty());
-        facts.replication_filters = filters(variables.iter());
+        facts.replication_filters = filters_among(variables.iter());
     } else if let Ok(sources) = connection.query::<Row, _>("SHOW REPLICA STATUS").await {
         facts.is_replica = Some(!sources.is_empty());
         let columns = sources.iter().flat_map(|row| {
@@ -251,7 +252,8 @@ async fn ask(connection: &mut Conn, includes: impl Fn(&str) -> bool + Sync) -> R
                 .map(|(index, name)| (name.into_owned(), text(row, index)))
         });
         let columns: Vec<(String, String)> = columns.collect();
-        facts.replication_filters = filters(columns.iter().map(|(name, value)| (name, value)));
+        facts.replication_filters =
+            filters_among(columns.iter().map(|(name, value)| (name, value)));
     }
     facts.variables = variables;
     Ok(facts)
@@ -262,23 +264,6 @@ fn text(row: &Row, index: usize) -> String {
     let bytes = row.get_opt::<Option<Vec<u8>>, _>(index);
     let bytes = bytes.and_then(std::result::Result::ok).flatten();
     String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
-}
-
-/// Those settings that say what a replica leaves out.
-fn filters<'a>(settings: impl Iterator<Item = (&'a String, &'a String)>) -> Vec<String> {
-    let mut filters: Vec<String> = settings
-        .map(|(name, value)| (name.to_ascii_lowercase(), value))
-        .filter(|(name, value)| {
-            let leaves_out = ["_do_db", "_ignore_db", "_do_table", "_ignore_table"];
-            name.starts_with("replicate_")
-                && leaves_out.iter().any(|end| name.ends_with(end))
-                && !value.is_empty()
-        })
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    filters.sort_unstable();
-    filters.dedup();
-    filters
 }
 
 /// What the binlog of such a server does not hold, each with what can be done.
