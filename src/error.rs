@@ -1,7 +1,7 @@
 //! What can go wrong, and the one table that says what to do about it.
 //!
 //! An error is classified once, at the edge where it is met (`source/`, `store/`), into a [`Kind`]; from there on nobody
-//! looks at driver errors again. [`Kind::reaction`] is the whole policy: retry for ever, or leave it to an operator.
+//! looks at driver errors again. [`Kind::reaction`] is the whole policy: try again, wait for room, or leave it to an operator.
 //! Messages are lower case, name file, position and GTID where they matter, and carry the statement that mends what they
 //! tell of. They never hold a row value or a secret: they end up in the journal.
 
@@ -44,6 +44,10 @@ pub enum Kind {
     Fenced,
     /// MongoDB refuses a write that another try will not change, or holds something else than what was written.
     StoreRefused,
+    /// The spool takes no more: SPOOL_MAX_BYTES is reached, or its disk is full, read-only, or fails.
+    SpoolUnavailable,
+    /// The spool holds something else than was written to it.
+    SpoolDamaged,
     /// A defect in sdl: an invariant does not hold.
     Internal,
 }
@@ -53,6 +57,10 @@ pub enum Kind {
 pub enum Reaction {
     /// Try again, backing off, for as long as it takes.
     Retry,
+    /// Keep what is in hand, read nothing more, and go on when there is room again.
+    Wait,
+    /// Set aside what is damaged, and read it again from the binlog.
+    SetAside,
     /// Stop and leave the decision to an operator: exit 3.
     Operator,
     /// Stop: exit 1, and systemd may start it again.
@@ -66,6 +74,8 @@ impl Kind {
             Self::SourceUnavailable | Self::SourceDamaged | Self::StoreUnavailable => {
                 Reaction::Retry
             }
+            Self::SpoolUnavailable => Reaction::Wait,
+            Self::SpoolDamaged => Reaction::SetAside,
             Self::SourceCorrupt
             | Self::Gap
             | Self::WrongServer
@@ -128,7 +138,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self.kind.reaction() {
             Reaction::Operator => EXIT_OPERATOR,
-            Reaction::Retry | Reaction::Stop => EXIT_FAILURE,
+            Reaction::Retry | Reaction::Wait | Reaction::SetAside | Reaction::Stop => EXIT_FAILURE,
         }
     }
 }

@@ -16,6 +16,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod batch;
+pub mod board;
+pub mod breaker;
 pub mod bson_writer;
 pub mod config;
 pub mod error;
@@ -24,6 +26,7 @@ pub mod failpoint;
 #[cfg(test)]
 mod fuzz;
 pub mod hex;
+pub mod host;
 pub mod large_value;
 pub mod logging;
 pub mod offset;

@@ -19,6 +19,7 @@ mod secret;
 mod settings;
 mod sources;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -79,8 +80,16 @@ pub struct Config {
     pub max_value_bytes: usize,
     /// RETRY_MAX_ATTEMPTS, RETRY_INITIAL, RETRY_MAX_DELAY.
     pub retry: RetrySettings,
+    /// BREAKER_FAILURES and BREAKER_OPEN.
+    pub breaker: BreakerSettings,
+    /// SPOOL_DIR and SPOOL_MAX_BYTES; none: no spool.
+    pub spool: Option<SpoolSettings>,
     /// SHUTDOWN_TIMEOUT.
     pub shutdown_timeout: Duration,
+    /// LEASE and LEASE_TTL; none: a single daemon.
+    pub lease_ttl: Option<Duration>,
+    /// METRICS_ADDR; none: nothing is served.
+    pub metrics_address: Option<SocketAddr>,
     /// LOG_FORMAT.
     pub log_format: LogFormat,
     /// RUST_LOG: directives that `tracing_subscriber::EnvFilter` takes; checked.
@@ -161,6 +170,24 @@ pub struct RetrySettings {
     pub max_delay: Duration,
 }
 
+/// When MongoDB is no longer waited for at each call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerSettings {
+    /// BREAKER_FAILURES: failures in a row after which it opens; at least 1.
+    pub failures: u32,
+    /// BREAKER_OPEN: the time until MongoDB is tried again.
+    pub open: Duration,
+}
+
+/// Where batches wait while MongoDB is away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolSettings {
+    /// SPOOL_DIR.
+    pub directory: PathBuf,
+    /// SPOOL_MAX_BYTES, on disk.
+    pub max_bytes: u64,
+}
+
 /// LOG_FORMAT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -212,7 +239,9 @@ impl Config {
         let mysql_flavor = reader.take_optional("MYSQL_FLAVOR", parse::flavor);
         let mysql_tls = judge_tls(reader);
         let source_id = judge_source_id(reader, mysql_addresses.as_deref());
-        let mysql_server_id = judge_server_id(reader, source_id.as_deref());
+        let lease_ttl = judge_lease(reader);
+        let mysql_server_id =
+            judge_server_id(reader, source_id.as_deref(), lease_ttl.flatten().is_some());
 
         let mongo_uri = reader.take("MONGO_URI", addresses::mongo_uri);
         let mongo_database = reader.take("MONGO_DB", parse::database_name);
@@ -229,7 +258,10 @@ impl Config {
         let pipeline_depth = reader.take("PIPELINE_DEPTH", parse::whole(1..=64));
         let max_value_bytes = reader.take("MAX_VALUE_BYTES", parse::bytes(64 * KIB..=8 * MIB));
         let retry = judge_retry(reader);
+        let breaker = judge_breaker(reader);
+        let spool = judge_spool(reader);
         let shutdown_timeout = reader.take("SHUTDOWN_TIMEOUT", parse::duration(SECOND..=HOUR));
+        let metrics_address = reader.take("METRICS_ADDR", parse::metrics_address);
 
         let log_format = reader.take("LOG_FORMAT", parse::log_format);
         let log_filter = reader.take("RUST_LOG", parse::log_filter);
@@ -259,7 +291,11 @@ impl Config {
             pipeline_depth: pipeline_depth?,
             max_value_bytes: max_value_bytes?,
             retry: retry?,
+            breaker: breaker?,
+            spool: spool?,
             shutdown_timeout: shutdown_timeout?,
+            lease_ttl: lease_ttl?,
+            metrics_address: metrics_address?,
             log_format: log_format?,
             log_filter: log_filter?,
             warnings: reader.warnings(),
@@ -270,6 +306,7 @@ impl Config {
 // The limits the table's help texts name.
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
+const PIB: usize = 1 << 50;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -347,11 +384,50 @@ fn judge_source_id(reader: &mut Reader<'_>, addresses: Option<&[MysqlAddress]>) 
     }
 }
 
-fn judge_server_id(reader: &mut Reader<'_>, source_id: Option<&str>) -> Option<u32> {
+/// Daemons that stand by for each other are replicas of their own, so the host's name is in a derived id too.
+fn judge_server_id(
+    reader: &mut Reader<'_>,
+    source_id: Option<&str>,
+    has_standby: bool,
+) -> Option<u32> {
     match reader.take_optional("MYSQL_SERVER_ID", parse::whole(1..=u32::MAX))? {
         Some(given) => Some(given),
+        None if has_standby => source_id
+            .map(|source_id| derived_server_id(&format!("{source_id}\n{}", crate::host::name()))),
         None => source_id.map(derived_server_id),
     }
+}
+
+fn judge_lease(reader: &mut Reader<'_>) -> Option<Option<Duration>> {
+    let is_on = reader.take("LEASE", parse::switch);
+    let ttl = reader.take("LEASE_TTL", parse::duration(SECOND..=5 * MINUTE));
+    let (is_on, ttl) = (is_on?, ttl?);
+    Some(is_on.then_some(ttl))
+}
+
+fn judge_breaker(reader: &mut Reader<'_>) -> Option<BreakerSettings> {
+    let failures = reader.take("BREAKER_FAILURES", parse::whole(1..=1000));
+    let open = reader.take("BREAKER_OPEN", parse::duration(100 * MILLISECOND..=HOUR));
+    Some(BreakerSettings {
+        failures: failures?,
+        open: open?,
+    })
+}
+
+fn judge_spool(reader: &mut Reader<'_>) -> Option<Option<SpoolSettings>> {
+    let directory = reader.take_optional("SPOOL_DIR", parse::absolute_path);
+    let max_bytes = reader.take("SPOOL_MAX_BYTES", parse::bytes(16 * MIB..=PIB));
+    if let (Some(None), true) = (&directory, reader.is_given("SPOOL_MAX_BYTES")) {
+        reader.refuse(
+            "SPOOL_DIR",
+            "is not set, but SPOOL_MAX_BYTES is: they go together".to_owned(),
+        );
+    }
+    let (directory, max_bytes) = (directory?, max_bytes?);
+    Some(directory.map(|directory| SpoolSettings {
+        directory,
+        max_bytes: max_bytes as u64,
+    }))
 }
 
 /// A server id that stays the same from start to start. The upper half of the range: people number their servers from

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -109,7 +110,9 @@ pub(super) fn bytes(range: RangeInclusive<usize>) -> impl FnOnce(&str) -> Parsed
             None => None,
         };
         let Some((number, unit)) = unit else {
-            return Err("expected bytes: a whole number, alone or with KiB, MiB, KB or MB".into());
+            return Err(
+                "expected bytes: a whole number, alone or with KiB, MiB, GiB, KB, MB or GB".into(),
+            );
         };
         let size = number
             .checked_mul(unit)
@@ -128,7 +131,9 @@ pub(super) fn bytes(range: RangeInclusive<usize>) -> impl FnOnce(&str) -> Parsed
 
 /// A limit as it is written in a setting; limits are whole KiB.
 fn size_text(size: usize) -> String {
-    if size.is_multiple_of(1 << 20) {
+    if size.is_multiple_of(1 << 30) {
+        format!("{}GiB", size >> 30)
+    } else if size.is_multiple_of(1 << 20) {
         format!("{}MiB", size >> 20)
     } else {
         format!("{}KiB", size >> 10)
@@ -159,6 +164,31 @@ pub(super) fn tls_mode(text: &str) -> Parsed<TlsMode> {
             ("verify-identity", TlsMode::VerifyIdentity),
         ],
     )
+}
+
+pub(super) fn switch(text: &str) -> Parsed<bool> {
+    word(text, &[("on", true), ("off", false)])
+}
+
+/// `address:port`, or `off`. Only a literal address: which of a name's addresses is listened on must not depend on a resolver.
+pub(super) fn metrics_address(text: &str) -> Parsed<Option<SocketAddr>> {
+    if text == "off" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        "expected address:port with a literal address, as in 127.0.0.1:9750 or [::1]:9750, or off"
+            .into()
+    })
+}
+
+/// An absolute path: a service's working directory is not where its state belongs.
+pub(super) fn absolute_path(text: &str) -> Parsed<PathBuf> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err("expected an absolute path".into())
+    }
 }
 
 pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {

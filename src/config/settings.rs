@@ -1,8 +1,7 @@
 //! The table of all settings. The parsers take their defaults from it, `--help` prints it, and a test compares it with
 //! `.env.example` and the README, so there is one place to change.
 //!
-//! The reason of a default stands in its `help`. Settings of the outage machinery, of metrics and of MariaDB are not
-//! here before the code that reads them is.
+//! The reason of a default stands in its `help`.
 
 /// What a setting is when it is not given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +75,8 @@ const MONGO: &str = "MongoDB, where the audit documents go";
 const WHAT: &str = "What is recorded, and from where";
 const BATCHES: &str = "Batches";
 const FAILURES: &str = "Failures and stopping";
+const STANDBY: &str = "Active and standby";
+const SEEING: &str = "Metrics and health";
 const LOG: &str = "Log";
 
 /// Every setting this version reads, in the order in which they are documented and mistakes are told.
@@ -283,11 +284,67 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         FAILURES,
+        "BREAKER_FAILURES",
+        Text("5"),
+        "3",
+        "Failures of MongoDB in a row after which the circuit breaker opens, 1 to 1000: batches then go to the spool, or where \
+         there is none, reading pauses. Five are about 40 seconds without an answer, which an election does not take.",
+    ),
+    setting(
+        FAILURES,
+        "BREAKER_OPEN",
+        Text("30s"),
+        "10s",
+        "How long an open breaker waits before MongoDB is tried again, 100ms to 1h. It bounds how long the spool goes on \
+         growing after MongoDB is back.",
+    ),
+    setting(
+        FAILURES,
+        "SPOOL_DIR",
+        Unset("no spool: reading pauses while MongoDB is away"),
+        "/var/lib/sdl",
+        "Directory on a local disk for batches that MongoDB cannot take for the moment. With it, an outage of MongoDB may be \
+         longer than MySQL keeps its binlogs.",
+    ),
+    setting(
+        FAILURES,
+        "SPOOL_MAX_BYTES",
+        Text("10GiB"),
+        "100GiB",
+        "Most bytes of the spool on disk, 16MiB to 1048576GiB; when it is full, reading pauses. An event takes about 700 bytes.",
+    ),
+    setting(
+        FAILURES,
         "SHUTDOWN_TIMEOUT",
         Text("25s"),
         "1m",
         "Longest a stop may take to flush, 1s to 1h; what is left is recovered at the next start. Below systemd's \
          TimeoutStopSec, and below the 30 seconds many supervisors allow.",
+    ),
+    setting(
+        STANDBY,
+        "LEASE",
+        Text("off"),
+        "on",
+        "on: two or more daemons, on hosts of their own, serve this source; the one that holds the lease records, the others \
+         stand by. Each then needs a MYSQL_SERVER_ID of its own; the default makes one of SOURCE_ID and the host's name. off: \
+         a second daemon takes the source from the first, which ends.",
+    ),
+    setting(
+        STANDBY,
+        "LEASE_TTL",
+        Text("10s"),
+        "5s",
+        "How long a standby sees no sign of the holder before it takes over, 1s to 5m; the holder gives one every third of it. \
+         Short enough that nobody waits, longer than an election in MongoDB.",
+    ),
+    setting(
+        SEEING,
+        "METRICS_ADDR",
+        Text("127.0.0.1:9750"),
+        "0.0.0.0:9750",
+        "Where /metrics (Prometheus), /healthz and /readyz are served, as address:port; off: nowhere. They hold no values and no \
+         secrets, but ask for no password either: hence the default.",
     ),
     setting(LOG, "LOG_FORMAT", Text("text"), "json", "text or json."),
     setting(

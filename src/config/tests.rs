@@ -109,6 +109,19 @@ fn the_defaults_are_the_documented_ones() {
             max_delay: Duration::from_secs(10)
         }
     );
+    assert_eq!(
+        config.breaker,
+        BreakerSettings {
+            failures: 5,
+            open: Duration::from_secs(30)
+        }
+    );
+    assert_eq!(config.spool, None);
+    assert_eq!(config.lease_ttl, None);
+    assert_eq!(
+        config.metrics_address,
+        Some(SocketAddr::from(([127, 0, 0, 1], 9750)))
+    );
     assert_eq!(config.shutdown_timeout, Duration::from_secs(25));
     assert_eq!(config.log_format, LogFormat::Text);
     assert_eq!(config.log_filter, "info");
@@ -132,6 +145,11 @@ fn right_values_are_taken() {
         ("MAX_VALUE_BYTES", "1MB"),
         ("FLUSH_INTERVAL", "1m"),
         ("SHUTDOWN_TIMEOUT", "1h"),
+        ("SPOOL_DIR", "/var/lib/sdl"),
+        ("SPOOL_MAX_BYTES", "2048GiB"),
+        ("LEASE", "on"),
+        ("LEASE_TTL", "5s"),
+        ("METRICS_ADDR", "off"),
         ("LOG_FORMAT", "json"),
         ("RUST_LOG", "warn,sdl::source=trace"),
         ("TZ", "UTC"),
@@ -158,6 +176,15 @@ fn right_values_are_taken() {
     );
     assert_eq!(config.flush_interval, Duration::from_secs(60));
     assert_eq!(config.shutdown_timeout, Duration::from_secs(3600));
+    assert_eq!(
+        config.spool,
+        Some(SpoolSettings {
+            directory: "/var/lib/sdl".into(),
+            max_bytes: 2 << 40
+        })
+    );
+    assert_eq!(config.lease_ttl, Some(Duration::from_secs(5)));
+    assert_eq!(config.metrics_address, None);
     assert_eq!(config.log_format, LogFormat::Json);
     assert_eq!(config.time_zone.iana_name(), Some("UTC"));
     assert!(!config.tables.exclude.is_match("mysql.user"));

@@ -46,6 +46,8 @@ impl Settings {
         }
         .set("PATH", path)
         .set("RUST_BACKTRACE", "1")
+        // Many daemons at once: each on a port of its own, which its log names.
+        .set("METRICS_ADDR", "127.0.0.1:0")
     }
 
     #[must_use]
