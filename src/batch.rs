@@ -52,7 +52,7 @@ pub struct TransactionEnd {
 }
 
 /// Changes that are staged and committed together. It may hold none: then it only moves the offset.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Batch {
     /// The changes, in order; the first has `n = first_n`.
     pub events: Vec<ChangeEvent>,

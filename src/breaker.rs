@@ -1,6 +1,7 @@
 //! The circuit breaker round MongoDB.
 //!
-//! It guarantees that an outage is known as one: after BREAKER_FAILURES failures in a row nobody waits for MongoDB at each call any
+//! It guarantees that an outage is known as one: after BREAKER_FAILURES failures in a row, or when one operation has used up
+//! RETRY_MAX_ATTEMPTS, nobody waits for MongoDB at each call any
 //! more; batches go to the spool, and MongoDB is tried again every BREAKER_OPEN. [`Circuit`] is the whole judgement and pure;
 //! [`Breaker`] shares it between the tasks and tells log and board of each change, once.
 //!
@@ -60,15 +61,17 @@ impl Circuit {
         }
     }
 
-    /// An attempt that began at `began` failed.
-    fn failed(&mut self, began: Instant, now: Instant) {
+    /// An attempt that began at `began` failed; `is_exhausted`: it was the operation's last but for this breaker.
+    fn failed(&mut self, began: Instant, is_exhausted: bool, now: Instant) {
         if self.counted.is_some_and(|counted| began < counted) {
             return;
         }
         self.counted = Some(now);
         self.failures = self.failures.saturating_add(1);
         match self.state {
-            State::Closed if self.failures >= self.settings.failures => self.state = State::Open,
+            State::Closed if is_exhausted || self.failures >= self.settings.failures => {
+                self.state = State::Open;
+            }
             State::HalfOpen => self.state = State::Open,
             State::Closed | State::Open => {}
         }
@@ -116,10 +119,12 @@ impl Breaker {
         *self.0.state.borrow()
     }
 
-    /// An attempt that began at `began` failed with `error`.
-    pub fn failed(&self, began: Instant, error: &Error) {
+    /// An attempt that began at `began` failed with `error`; `is_exhausted` when its operation has used up RETRY_MAX_ATTEMPTS.
+    pub fn failed(&self, began: Instant, error: &Error, is_exhausted: bool) {
         self.0.board.update(|facts| facts.store_failures += 1);
-        self.change(Some(error), |circuit| circuit.failed(began, Instant::now()));
+        self.change(Some(error), |circuit| {
+            circuit.failed(began, is_exhausted, Instant::now());
+        });
     }
 
     /// An attempt succeeded.
@@ -208,15 +213,15 @@ mod tests {
         let start = Instant::now();
         let mut circuit = circuit(3);
         for second in 0..2 {
-            circuit.failed(at(start, 10 * second), at(start, 10 * second + 5));
+            circuit.failed(at(start, 10 * second), false, at(start, 10 * second + 5));
             assert_eq!(circuit.state, State::Closed);
         }
         circuit.succeeded();
         for second in 2..4 {
-            circuit.failed(at(start, 10 * second), at(start, 10 * second + 5));
+            circuit.failed(at(start, 10 * second), false, at(start, 10 * second + 5));
             assert_eq!(circuit.state, State::Closed);
         }
-        circuit.failed(at(start, 50), at(start, 55));
+        circuit.failed(at(start, 50), false, at(start, 55));
         assert_eq!(circuit.state, State::Open);
     }
 
@@ -225,10 +230,18 @@ mod tests {
         let start = Instant::now();
         let mut circuit = circuit(2);
         for _ in 0..10 {
-            circuit.failed(at(start, 0), at(start, 5));
+            circuit.failed(at(start, 0), false, at(start, 5));
         }
         assert_eq!(circuit.state, State::Closed);
-        circuit.failed(at(start, 6), at(start, 7));
+        circuit.failed(at(start, 6), false, at(start, 7));
+        assert_eq!(circuit.state, State::Open);
+    }
+
+    #[test]
+    fn one_operation_that_has_used_up_its_attempts_opens_it() {
+        let start = Instant::now();
+        let mut circuit = circuit(100);
+        circuit.failed(at(start, 0), true, at(start, 1));
         assert_eq!(circuit.state, State::Open);
     }
 
@@ -236,12 +249,12 @@ mod tests {
     fn only_a_trial_closes_it() {
         let start = Instant::now();
         let mut circuit = circuit(1);
-        circuit.failed(at(start, 0), at(start, 1));
+        circuit.failed(at(start, 0), false, at(start, 1));
         circuit.succeeded();
         assert_eq!(circuit.state, State::Open);
         circuit.try_again();
         assert_eq!(circuit.state, State::HalfOpen);
-        circuit.failed(at(start, 40), at(start, 41));
+        circuit.failed(at(start, 40), false, at(start, 41));
         assert_eq!(circuit.state, State::Open);
         circuit.try_again();
         circuit.succeeded();
@@ -252,11 +265,11 @@ mod tests {
     fn after_it_closed_it_takes_as_many_failures_again() {
         let start = Instant::now();
         let mut circuit = circuit(2);
-        circuit.failed(at(start, 0), at(start, 1));
-        circuit.failed(at(start, 2), at(start, 3));
+        circuit.failed(at(start, 0), false, at(start, 1));
+        circuit.failed(at(start, 2), false, at(start, 3));
         circuit.try_again();
         circuit.succeeded();
-        circuit.failed(at(start, 4), at(start, 5));
+        circuit.failed(at(start, 4), false, at(start, 5));
         assert_eq!(circuit.state, State::Closed);
     }
 }

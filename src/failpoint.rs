@@ -21,10 +21,19 @@ pub const CRASH_POINTS: &[&str] = &[
     "during-recovery",
 ];
 
+/// Crash points that are passed only while MongoDB is away and when it returns.
+pub const OUTAGE_CRASH_POINTS: &[&str] = &[
+    "before-spool",
+    "after-spool",
+    "after-return",
+    "before-spool-removal",
+    "after-spool-removal",
+];
+
 /// Aborts the process when the test asks for it here.
 pub fn crash_point(name: &str) {
     debug_assert!(
-        CRASH_POINTS.contains(&name),
+        CRASH_POINTS.contains(&name) || OUTAGE_CRASH_POINTS.contains(&name),
         "crash point {name} is not listed"
     );
     #[cfg(feature = "failpoints")]

@@ -8,8 +8,9 @@
 //! 2. [`batch`] collects changes into batches that end where source transactions end. Pure.
 //! 3. [`store`] makes a batch durable in a staging collection, then commits events, offset and the end of staging in one
 //!    MongoDB transaction, in order. The next batches are staged meanwhile.
-//! 4. [`recovery`], at start-up, finishes what a crash left staged.
-//! 5. [`run`] connects these by bounded channels, and ends them in an orderly way.
+//! 4. [`delivery`] takes batches through the store, or to the spool on disk while MongoDB is away ([`breaker`]).
+//! 5. [`recovery`], at start-up, finishes what a crash left staged or spooled.
+//! 6. [`run`] connects these by bounded channels, and ends them in an orderly way.
 //!
 //! What they share are values that know no I/O: [`position`], [`event`], [`batch`], [`offset`], [`error`].
 
@@ -20,6 +21,7 @@ pub mod board;
 pub mod breaker;
 pub mod bson_writer;
 pub mod config;
+pub mod delivery;
 pub mod error;
 pub mod event;
 pub mod failpoint;

@@ -1,15 +1,18 @@
 //! Recovery: what a crash left staged is finished before anything new is read.
 //!
-//! It guarantees that nothing staged is lost and nothing is written twice. [`decide`] is the whole judgement and pure: a
+//! It guarantees that nothing staged or spooled is lost and nothing is written twice. [`decide`] is the whole judgement and pure: a
 //! pending batch that goes on exactly where the offset ends, and is intact, is committed the usual way; one that the offset
 //! covers already is archived; anything else is archived with a note, which loses nothing, because whatever the offset does
-//! not cover is still in the binlog. Killed in the middle, the next start decides again from what it finds.
+//! not cover is still in the binlog. [`reconcile`] is the same judgement about the spool as a whole. Killed in the middle, the next start decides again from what it finds.
+
+use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::failpoint::crash_point;
 use crate::offset::Offset;
-use crate::store::{Committer, Store};
+use crate::position::BinlogPosition;
+use crate::store::{Committer, Spool, Store};
 
 /// What becomes of one pending batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +53,72 @@ pub fn decide(
     }
 }
 
+/// How the spool stands to the offset in MongoDB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reconciled {
+    /// It holds nothing.
+    Empty,
+    /// All that it holds is recorded, and more.
+    Covered,
+    /// It goes on exactly where the offset ends, or ends exactly there.
+    GoesOn,
+    /// It does not continue what is recorded, for this reason.
+    Superseded(String),
+}
+
+/// Decides about the spool: it holds the batches from `first` to that of `last`, and the one after the offset's goes on from
+/// `follows`.
+pub fn reconcile(
+    offset: &Offset,
+    first: i64,
+    last: &Offset,
+    follows: Option<&BinlogPosition>,
+) -> Reconciled {
+    let ends_at_offset = last.batch == offset.batch
+        && last.position.gtid == offset.position.gtid
+        && last.position.partial == offset.position.partial;
+    if ends_at_offset {
+        return Reconciled::GoesOn;
+    }
+    if let Some(follows) = follows {
+        return if follows.gtid == offset.position.gtid && follows.partial == offset.position.partial
+        {
+            Reconciled::GoesOn
+        } else {
+            Reconciled::Superseded(format!(
+                "batch {} of the spool goes on from another position than the saved offset: another daemon recorded meanwhile",
+                offset.batch + 1
+            ))
+        };
+    }
+    if first > offset.batch + 1 {
+        return Reconciled::Superseded(format!(
+            "the spool begins with batch {first}, but the saved offset stands at batch {}: mongodb was restored from an older state",
+            offset.batch
+        ));
+    }
+    match last.position.gtid.beyond(&offset.position.gtid) {
+        None if last.position.partial.is_none() => Reconciled::Covered,
+        None | Some(_) => Reconciled::Superseded(
+            "the spool holds transactions that are not recorded, under numbers that are: another daemon recorded meanwhile"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Looks at the spool, and decides.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn compare(offset: &Offset, spool: &Spool) -> Result<Reconciled> {
+    let Some((first, last)) = spool.ends().await? else {
+        return Ok(Reconciled::Empty);
+    };
+    let next = spool.summary(offset.batch + 1).await?;
+    let follows = next.as_ref().map(|next| &next.follows);
+    Ok(reconcile(offset, first.number, &last.next, follows))
+}
+
 /// Takes the source over and finishes what was staged. `None` for a source that was never read.
 ///
 /// # Errors
@@ -80,7 +149,7 @@ pub async fn recover(store: &Store) -> Result<Option<(Committer, Offset)>> {
             (Decision::Commit, Ok(batch)) => {
                 let next = batch.next.clone();
                 let events = batch.events.len();
-                let outcome = committer.commit(batch).await?;
+                let outcome = committer.commit(Arc::new(batch)).await?;
                 tracing::info!(
                     batch = number,
                     events,
@@ -174,6 +243,39 @@ mod tests {
                 Decision::Commit => panic!("batch {number} was to be archived: {reason}"),
             }
         }
+    }
+
+    #[test]
+    fn a_spool_that_goes_on_from_the_offset_is_committed_and_no_other() {
+        let at = offset(4, 50);
+        let follows = |last| BinlogPosition::at(set(last));
+        let goes_on = |first, last: &Offset, follows: Option<u64>| {
+            let follows = follows.map(|last| BinlogPosition::at(set(last)));
+            reconcile(&at, first, last, follows.as_ref())
+        };
+        assert_eq!(goes_on(5, &offset(9, 90), Some(50)), Reconciled::GoesOn);
+        assert_eq!(goes_on(2, &offset(9, 90), Some(50)), Reconciled::GoesOn);
+        // Its last commit was not known to have succeeded.
+        assert_eq!(goes_on(4, &offset(4, 50), None), Reconciled::GoesOn);
+        assert_eq!(goes_on(2, &offset(3, 45), None), Reconciled::Covered);
+        let superseded = [
+            (goes_on(5, &offset(9, 90), Some(49)), "another position"),
+            (goes_on(7, &offset(9, 90), None), "begins with batch 7"),
+            (goes_on(2, &offset(3, 60), None), "under numbers that are"),
+        ];
+        for (found, reason) in superseded {
+            match found {
+                Reconciled::Superseded(why) => assert!(why.contains(reason), "{why}"),
+                other => panic!("{other:?} where {reason} was expected"),
+            }
+        }
+        let mut cut = follows(50);
+        cut.partial = Some(crate::position::PartialTransaction {
+            gtid: format!("{UUID}:51").parse().unwrap(),
+            rows: 3,
+        });
+        let found = reconcile(&at, 5, &offset(9, 90), Some(&cut));
+        assert!(matches!(found, Reconciled::Superseded(_)), "{found:?}");
     }
 
     #[test]

@@ -1,20 +1,70 @@
 //! How often and how fast a server is asked again: the crate `backoff`, with the settings RETRY_*.
 //!
 //! A transient failure is retried for as long as it takes, because the alternative is to lose events or to exit. The first
-//! RETRY_MAX_ATTEMPTS failures are warnings; then one error says that the server is away and that the daemon waits. A
-//! failure that is not transient comes back at once. Whoever waits here can be cancelled by dropping the future.
+//! RETRY_MAX_ATTEMPTS failures are warnings; then one error says that the server is away and that the daemon waits; of MongoDB
+//! the circuit breaker says it ([`crate::breaker`]). A failure that is not transient comes back at once. Whoever waits here can
+//! be cancelled by dropping the future.
 
 use std::future::Future;
 use std::time::Duration;
 
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff;
+use tokio::time::Instant;
 
+use crate::breaker::{Breaker, State};
 use crate::config::RetrySettings;
 use crate::error::{Error, Result};
 
 /// By how much each delay is varied, as a share of it, so that daemons of one outage do not come back in step.
 const JITTER: f64 = 0.3;
+
+/// How operations on one server are tried again, and which breaker hears of their failures.
+#[derive(Debug, Clone)]
+pub struct Retry {
+    settings: RetrySettings,
+    breaker: Option<Breaker>,
+}
+
+impl Retry {
+    /// Without a breaker: nothing could be done instead of waiting.
+    pub fn new(settings: RetrySettings) -> Self {
+        Self {
+            settings,
+            breaker: None,
+        }
+    }
+
+    /// With a breaker that counts failures and successes.
+    pub fn with_breaker(settings: RetrySettings, breaker: Breaker) -> Self {
+        Self {
+            settings,
+            breaker: Some(breaker),
+        }
+    }
+
+    /// Runs `operation` until it succeeds or fails for good.
+    ///
+    /// # Errors
+    /// Only errors that another try cannot mend.
+    pub async fn persist<T, F, Fut>(&self, doing: &str, mut operation: F) -> Result<T>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T>>,
+    {
+        let mut failures = Failures::new(self, doing);
+        loop {
+            match operation().await {
+                Ok(value) => {
+                    failures.over();
+                    return Ok(value);
+                }
+                Err(error) if error.is_transient() => failures.wait(&error).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
 
 impl RetrySettings {
     /// The delays of one operation: doubling, capped, with jitter, without an end.
@@ -31,70 +81,70 @@ impl RetrySettings {
         let longest = self.max_delay;
         std::iter::repeat_with(move || backoff.next_backoff().unwrap_or(longest).min(longest))
     }
-
-    /// Runs `operation` until it succeeds or fails for good.
-    ///
-    /// # Errors
-    /// Only errors that another try cannot mend.
-    pub async fn persist<T, F, Fut>(&self, doing: &str, mut operation: F) -> Result<T>
-    where
-        F: FnMut() -> Fut,
-        Fut: Future<Output = Result<T>>,
-    {
-        let mut failures = Failures::new(*self, doing);
-        loop {
-            match operation().await {
-                Ok(value) => {
-                    failures.over();
-                    return Ok(value);
-                }
-                Err(error) if error.is_transient() => failures.wait(&error).await,
-                Err(error) => return Err(error),
-            }
-        }
-    }
 }
 
-/// The run of failures of one operation: says when to try again, and tells the log how bad it is.
+/// The run of failures of one operation: says when to try again, and tells the log and the breaker how bad it is.
 pub struct Failures<'a> {
-    settings: RetrySettings,
+    retry: &'a Retry,
     doing: &'a str,
     count: u32,
+    /// When the attempt that is under way began.
+    began: Instant,
     delays: Box<dyn Iterator<Item = Duration> + Send>,
 }
 
 impl<'a> Failures<'a> {
     /// Starts with no failure; `doing` names the operation, as in "commit batch 7".
-    pub fn new(settings: RetrySettings, doing: &'a str) -> Self {
+    pub fn new(retry: &'a Retry, doing: &'a str) -> Self {
         Self {
-            settings,
+            retry,
             doing,
             count: 0,
-            delays: Box::new(settings.delays()),
+            began: Instant::now(),
+            delays: Box::new(retry.settings.delays()),
         }
     }
 
-    /// Logs the failure and waits for the next delay.
+    /// Logs the failure and waits until the next attempt is due.
     pub async fn wait(&mut self, error: &Error) {
         self.count += 1;
-        let delay = self.delays.next().unwrap_or(self.settings.max_delay);
-        if self.count == self.settings.max_attempts.saturating_add(1) {
-            tracing::error!(
-                %error,
-                doing = self.doing,
-                attempts = self.count,
-                "still failing; waiting for as long as it takes, the binlog keeps what is not yet recorded"
-            );
-        } else {
-            tracing::warn!(%error, doing = self.doing, attempt = self.count, ?delay, "failed, trying again");
+        let mut delay = self.delays.next().unwrap_or(self.retry.settings.max_delay);
+        let is_exhausted = self.count > self.retry.settings.max_attempts;
+        match &self.retry.breaker {
+            Some(breaker) => {
+                tracing::warn!(%error, doing = self.doing, attempt = self.count, ?delay, "failed, trying again");
+                breaker.failed(self.began, error, is_exhausted);
+                // Where nothing can be done in the meantime, as at a first start, the trial of an open breaker is this very one.
+                if breaker.state() == State::Open {
+                    delay = breaker.settings().open;
+                }
+            }
+            None if self.count == self.retry.settings.max_attempts.saturating_add(1) => {
+                tracing::error!(
+                    %error,
+                    doing = self.doing,
+                    attempts = self.count,
+                    "still failing; waiting for as long as it takes, the binlog keeps what is not yet recorded"
+                );
+            }
+            None => {
+                tracing::warn!(%error, doing = self.doing, attempt = self.count, ?delay, "failed, trying again");
+            }
         }
         tokio::time::sleep(delay).await;
+        if let Some(breaker) = &self.retry.breaker {
+            breaker.try_again();
+        }
+        self.began = Instant::now();
     }
 
-    /// Tells the log that a run of failures is over, if there was one, and starts afresh.
+    /// The operation succeeded: tells the log that a run of failures is over, if there was one, and starts afresh.
     pub fn over(&mut self) {
+        if let Some(breaker) = &self.retry.breaker {
+            breaker.succeeded();
+        }
         if std::mem::take(&mut self.count) > 0 {
-            self.delays = Box::new(self.settings.delays());
+            self.delays = Box::new(self.retry.settings.delays());
             tracing::info!(doing = self.doing, "succeeded after failures");
         }
     }

@@ -1,11 +1,13 @@
-//! The daemon: source, batcher and store, joined by bounded channels; an active loop and a draining loop.
+//! The daemon: source, batcher and delivery, joined by bounded channels; an active loop and a draining loop.
 //!
 //! It guarantees that at any time everything read is in one of these places and nowhere else: the channel from the reader,
-//! the batcher, a staging task, the committer. Each is bounded, so memory is: a full committer stops the loop from taking
+//! the batcher, the delivery. Each is bounded, so memory is: a delivery that has enough in hand stops the loop from taking
 //! chunks, a full channel stops the reader, and a reader that does not read stops the server.
 //!
-//! Progress has three marks, named by what they guarantee: *received* (in the batcher), *staged* (survives this process),
-//! *committed* (visible, with the offset). They only move in this order.
+//! Progress has three marks, named by what they guarantee: *received* (in the batcher), *staged* or *spooled* (survives this
+//! process), *committed* (visible, with the offset). They only move in this order.
+//!
+//! It resumes, at start and whenever a delivery wants to begin again, from the offset in MongoDB and what the spool holds beyond it.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -18,14 +20,16 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::batch::{Batch, Batcher, Item};
-use crate::config::{Config, StartFrom};
+use crate::board::{Board, Role};
+use crate::breaker::Breaker;
+use crate::config::{Config, SpoolSettings, StartFrom};
+use crate::delivery::{self, Ended, Tally};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::crash_point;
 use crate::offset::Offset;
-use crate::recovery::recover;
-use crate::retry::Failures;
+use crate::recovery::{Reconciled, compare, recover};
 use crate::source::{self, Chunk};
-use crate::store::{Committer, Store};
+use crate::store::{Committer, Spool, Store};
 
 /// Chunks between reader and batcher. A chunk is about 256 KiB, so this is about 1 MiB: enough that neither waits for the
 /// other's scheduling.
@@ -41,8 +45,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the offset's `updatedAt` moves while the source is alive and quiet. The contract says every 30 s at least.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long a fenced daemon may take to withdraw what it staged; the new owner does not need it.
-const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time a change waits for its batch to fill while batches go to the spool: few enough fsyncs, and few enough transactions
+/// when it is committed later.
+const SPOOL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until `shutdown` resolves or something happens that an operator must decide.
 ///
@@ -50,23 +55,152 @@ const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(5);
 /// Only what a restart by itself would not mend, and a flush that did not end within SHUTDOWN_TIMEOUT.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
     let config = Arc::new(config);
+    let board = Arc::new(Board::default());
+    let breaker = Breaker::new(config.breaker, Arc::clone(&board));
     tokio::pin!(shutdown);
-    let started = tokio::select! {
-        biased;
-        () = &mut shutdown => None,
-        started = start(&config) => Some(started?),
-    };
-    let Some((committer, offset)) = started else {
-        tracing::info!("Flushing 0 remaining events");
-        tracing::info!("Shutdown complete");
-        return Ok(());
-    };
-    Daemon::new(config, committer, offset).run(shutdown).await
+    let mut delays = config.retry.delays();
+    let mut without_spool = false;
+    loop {
+        let beginning = tokio::select! {
+            biased;
+            () = &mut shutdown => None,
+            beginning = begin(&config, &breaker, without_spool) => Some(beginning?),
+        };
+        let Some(beginning) = beginning else { break };
+        let daemon = Daemon::new(&config, &board, &breaker, beginning);
+        match daemon.run(shutdown.as_mut()).await? {
+            Ended::Flushed => return Ok(()),
+            Ended::BeginAgain {
+                without_spool: without,
+            } => without_spool = without,
+        }
+        board.update(|facts| facts.role = Role::Starting);
+        let delay = delays.next().unwrap_or(config.retry.max_delay);
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            () = tokio::time::sleep(delay) => {}
+        }
+    }
+    tracing::info!("Flushing 0 remaining events");
+    tracing::info!("Shutdown complete");
+    Ok(())
 }
 
-/// Connects to MongoDB, finishes what a crash left, and finds out where to go on.
-async fn start(config: &Config) -> Result<(Committer, Offset)> {
-    let store = Store::connect(config).await?;
+/// From where a run goes on.
+struct Beginning {
+    /// None: MongoDB is away, and the spool goes on.
+    committer: Option<Committer>,
+    /// After this the binlog is read.
+    offset: Offset,
+    spool: Option<Spool>,
+}
+
+/// Finds out where to go on: behind what the spool holds, if that continues what MongoDB has, or if MongoDB is away.
+async fn begin(config: &Config, breaker: &Breaker, without_spool: bool) -> Result<Beginning> {
+    let spool = match &config.spool {
+        Some(settings) if !without_spool => open_spool(settings, &config.source_id).await,
+        _ => None,
+    };
+    let Some((spool, last)) = spool else {
+        let (committer, offset) = connect(config, breaker).await?;
+        return Ok(Beginning {
+            committer: Some(committer),
+            offset,
+            spool: None,
+        });
+    };
+    let Some(last) = last else {
+        let (committer, offset) = connect(config, breaker).await?;
+        return Ok(Beginning {
+            committer: Some(committer),
+            offset,
+            spool: Some(spool),
+        });
+    };
+    let (committer, offset) = tokio::select! {
+        biased;
+        connected = connect(config, breaker) => connected?,
+        () = breaker.opened() => {
+            tracing::info!(
+                gtid = %last.position.gtid,
+                batch = last.batch,
+                "Resuming from the spool's GTID: mongodb is away"
+            );
+            return Ok(Beginning { committer: None, offset: last, spool: Some(spool) });
+        }
+    };
+    let (goes_on, spool) = match settle_spool(&offset, &spool).await {
+        Ok(goes_on) => (goes_on, Some(spool)),
+        Err(error) => {
+            tracing::error!(%error, "the spool cannot be used; going on from the saved offset");
+            (false, None)
+        }
+    };
+    let offset = if goes_on {
+        tracing::info!(
+            gtid = %last.position.gtid,
+            batches = last.batch - offset.batch,
+            "the spool goes on from the saved GTID; it is committed first"
+        );
+        Offset {
+            epoch: committer.epoch(),
+            ..last
+        }
+    } else {
+        offset
+    };
+    Ok(Beginning {
+        committer: Some(committer),
+        offset,
+        spool,
+    })
+}
+
+/// Opens the spool; gives the offset after its last batch with it. A spool that cannot be used costs only what it would be good for.
+async fn open_spool(settings: &SpoolSettings, source_id: &str) -> Option<(Spool, Option<Offset>)> {
+    let opened = async {
+        let spool = Spool::open(settings, source_id).await?;
+        let ends = spool.ends().await?;
+        Ok::<_, Error>((spool, ends.map(|(_, last)| last.next)))
+    };
+    match opened.await {
+        Ok(opened) => Some(opened),
+        Err(error) => {
+            tracing::error!(%error, "the spool cannot be used");
+            None
+        }
+    }
+}
+
+/// Whether the spool goes on from `offset`; what it holds that is recorded is removed, and what contradicts it is set aside.
+async fn settle_spool(offset: &Offset, spool: &Spool) -> Result<bool> {
+    match compare(offset, spool).await? {
+        Reconciled::Empty => Ok(false),
+        Reconciled::GoesOn => {
+            spool.remove_through(offset.batch).await?;
+            Ok(true)
+        }
+        Reconciled::Covered => {
+            spool.remove_through(offset.batch).await?;
+            tracing::info!("what the spool holds is recorded already");
+            Ok(false)
+        }
+        Reconciled::Superseded(reason) => {
+            let path = spool.set_aside(&reason).await?;
+            tracing::error!(
+                reason,
+                file = %path.display(),
+                "what the spool holds is set aside; it is read again from the binlog, as far as it is not recorded"
+            );
+            Ok(false)
+        }
+    }
+}
+
+/// Connects to MongoDB, finishes what a crash left there, and finds out where to go on.
+async fn connect(config: &Config, breaker: &Breaker) -> Result<(Committer, Offset)> {
+    let store = Store::connect(config, breaker).await?;
     tracing::info!(
         hosts = config.mongo_hosts,
         database = config.mongo_database,
@@ -102,43 +236,19 @@ async fn start(config: &Config) -> Result<(Committer, Offset)> {
     }
 }
 
-/// What is on its way from the batcher to the committed offset.
-#[derive(Debug, Clone, Copy, Default)]
-struct Tally {
-    batches: u64,
-    events: u64,
-    bytes: u64,
-}
-
-impl Tally {
-    fn add(&mut self, events: usize, bytes: usize) {
-        self.batches += 1;
-        self.events += events as u64;
-        self.bytes += bytes as u64;
-    }
-
-    fn minus(self, other: Self) -> Self {
-        Self {
-            batches: self.batches - other.batches,
-            events: self.events - other.events,
-            bytes: self.bytes - other.bytes,
-        }
-    }
-}
-
-type Staging = JoinHandle<Result<Batch>>;
-
 struct Daemon {
     config: Arc<Config>,
-    store: Store,
-    epoch: i64,
+    board: Arc<Board>,
     batcher: Batcher,
-    /// Closed batches that wait for a place in the pipeline.
+    /// Closed batches that wait to be delivered.
     closed: VecDeque<Batch>,
     sent: Tally,
-    committed: watch::Receiver<Tally>,
-    to_committer: Option<mpsc::Sender<Staging>>,
-    committer: JoinHandle<Result<()>>,
+    safe: watch::Receiver<Tally>,
+    spooling: watch::Receiver<bool>,
+    /// None once everything is handed over.
+    to_delivery: Option<mpsc::Sender<Batch>>,
+    hurry: watch::Sender<bool>,
+    delivery: JoinHandle<Result<Ended>>,
     chunks: mpsc::Receiver<Chunk>,
     stop_source: watch::Sender<bool>,
     source: JoinHandle<Result<()>>,
@@ -147,65 +257,65 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(config: Arc<Config>, committer: Committer, offset: Offset) -> Self {
+    fn new(
+        config: &Arc<Config>,
+        board: &Arc<Board>,
+        breaker: &Breaker,
+        beginning: Beginning,
+    ) -> Self {
         let (chunk_sender, chunks) = mpsc::channel(CHUNK_QUEUE);
         let (stop_source, stopped) = watch::channel(false);
-        let (to_committer, staged) = mpsc::channel(config.pipeline_depth);
-        let (committed_sender, committed) = watch::channel(Tally::default());
-        let store = committer.store().clone();
-        let epoch = committer.epoch();
-        let from = offset.clone();
+        let from = beginning.offset.clone();
+        let delivery =
+            delivery::start(config, board, breaker, beginning.spool, beginning.committer);
+        board.update(|facts| facts.role = Role::Active);
         Self {
-            batcher: Batcher::new(offset, config.batch_size, config.batch_bytes),
-            store,
-            epoch,
+            batcher: Batcher::new(beginning.offset, config.batch_size, config.batch_bytes),
             closed: VecDeque::new(),
             sent: Tally::default(),
-            committed,
-            to_committer: Some(to_committer),
-            committer: tokio::spawn(commit_in_order(committer, staged, committed_sender)),
+            safe: delivery.safe,
+            spooling: delivery.spooling,
+            to_delivery: Some(delivery.batches),
+            hurry: delivery.hurry,
+            delivery: delivery.task,
             chunks,
             stop_source,
             source: tokio::spawn(source::read(
-                Arc::clone(&config),
-                epoch,
+                Arc::clone(config),
                 from,
                 chunk_sender,
                 stopped,
             )),
             heard: false,
-            config,
+            board: Arc::clone(board),
+            config: Arc::clone(config),
         }
     }
 
-    async fn run(mut self, shutdown: Pin<&mut impl Future<Output = ()>>) -> Result<()> {
-        let ended = self.active(shutdown).await;
-        let result = match ended {
-            Ok(()) => self.drain().await,
+    async fn run(mut self, shutdown: Pin<&mut impl Future<Output = ()>>) -> Result<Ended> {
+        let stopped = self.active(shutdown).await;
+        let result = match stopped {
+            Ok(()) => self.drain().await.map(|()| Ended::Flushed),
             // The source cannot go on, but what it read before is good.
-            Err(Ended::Source(error)) => {
+            Err(Stopped::Source(error)) => {
                 tracing::error!(%error, "the source cannot go on");
                 self.drain().await.and(Err(error))
             }
-            Err(Ended::Store(error)) => Err(error),
+            Err(Stopped::Delivery(ended)) => ended,
         };
-        if let Err(error) = &result
-            && error.kind() == Kind::Fenced
-        {
-            let withdrawn =
-                tokio::time::timeout(WITHDRAW_TIMEOUT, self.store.withdraw(self.epoch)).await;
-            tracing::debug!(?withdrawn, "withdrew what was staged");
-        }
         self.source.abort();
-        self.committer.abort();
+        self.delivery.abort();
+        // It holds the spool, which the next one opens.
+        let _ = (&mut self.source).await;
+        let _ = (&mut self.delivery).await;
         result
     }
 
-    /// Reads, batches and commits until it is told to stop.
+    /// Reads, batches and delivers until it is told to stop.
     async fn active(
         &mut self,
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
-    ) -> std::result::Result<(), Ended> {
+    ) -> std::result::Result<(), Stopped> {
         let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
         let mut touch = tokio::time::interval(TOUCH_INTERVAL);
         for interval in [&mut progress, &mut touch] {
@@ -214,8 +324,11 @@ impl Daemon {
         }
         let mut flush_at: Option<Instant> = None;
         loop {
+            // While the spool is written, larger batches cost fewer fsyncs now and fewer transactions later.
+            let spooling = *self.spooling.borrow();
             // Low latency when quiet: nobody is committing, and nothing more is ready to join this batch.
-            if self.in_flight().batches == 0
+            if !spooling
+                && self.in_flight().batches == 0
                 && self.closed.is_empty()
                 && self.batcher.has_complete_events()
                 && self.chunks.is_empty()
@@ -228,24 +341,28 @@ impl Daemon {
             if !self.batcher.has_complete_events() {
                 flush_at = None;
             } else if flush_at.is_none() {
-                flush_at = Some(Instant::now() + self.config.flush_interval);
+                let interval = self.config.flush_interval;
+                let interval = if spooling {
+                    interval.max(SPOOL_INTERVAL)
+                } else {
+                    interval
+                };
+                flush_at = Some(Instant::now() + interval);
             }
             tokio::select! {
                 biased;
                 // 1: a stop goes before everything else.
                 () = &mut shutdown => return Ok(()),
-                // 2: a committer that ended can only have failed.
-                ended = &mut self.committer => return Err(Ended::Store(failure(ended))),
-                // and a store that refuses every connection is not waited for.
-                error = self.store.refused() => return Err(Ended::Store(error)),
+                // 2: a delivery that ended has failed, or wants to begin again.
+                ended = &mut self.delivery => return Err(Stopped::Delivery(joined(ended))),
                 // 3: a closed batch goes on its way, as soon as there is a place.
                 place = place => self.send(place),
                 // 4: a commit makes room.
-                _ = self.committed.changed() => {}
+                _ = self.safe.changed() => {}
                 // 5: what was read.
                 chunk = self.chunks.recv(), if room => match chunk {
-                    Some(chunk) => self.receive(chunk).map_err(Ended::Source)?,
-                    None => return Err(Ended::Source(failure((&mut self.source).await))),
+                    Some(chunk) => self.receive(chunk).map_err(Stopped::Source)?,
+                    None => return Err(Stopped::Source(failure((&mut self.source).await))),
                 },
                 // 6: the batch has waited long enough.
                 () = sleep_until(flush_at), if room && flush_at.is_some() => {
@@ -258,8 +375,8 @@ impl Daemon {
                         self.close();
                     }
                 }
-                // 8: a sign of life.
-                _ = touch.tick(), if room => {
+                // 8: a sign of life; the spool needs none.
+                _ = touch.tick(), if room && !spooling => {
                     if std::mem::take(&mut self.heard) && let Some(batch) = self.batcher.touch() {
                         self.closed.push_back(batch);
                     }
@@ -268,10 +385,22 @@ impl Daemon {
         }
     }
 
-    /// Stops the source, then commits everything complete that was read, within SHUTDOWN_TIMEOUT.
+    /// Stops the source, then delivers everything complete that was read, within SHUTDOWN_TIMEOUT; what is not committed at half of
+    /// it goes to the spool.
     async fn drain(&mut self) -> Result<()> {
+        self.board.update(|facts| facts.role = Role::Stopping);
         let limit = self.config.shutdown_timeout;
-        match tokio::time::timeout(limit, self.flush()).await {
+        let hurry = self.hurry.clone();
+        let flushed = tokio::time::timeout(limit, async {
+            let flush = self.flush();
+            tokio::pin!(flush);
+            if let Ok(flushed) = tokio::time::timeout(limit / 2, &mut flush).await {
+                return flushed;
+            }
+            hurry.send_replace(true);
+            flush.await
+        });
+        match flushed.await {
             Ok(Ok(())) => {
                 tracing::info!("Shutdown complete");
                 Ok(())
@@ -305,23 +434,23 @@ impl Daemon {
             let place = self.place();
             tokio::select! {
                 biased;
-                ended = &mut self.committer => return Err(failure(ended)),
+                ended = &mut self.delivery => return joined(ended).map(|_| ()),
                 place = place => self.send(place),
             }
         }
-        self.to_committer = None;
-        match (&mut self.committer).await {
-            Ok(result) => result,
-            Err(panic) => Err(panicked(&panic)),
-        }
+        self.to_delivery = None;
+        // One that would begin again leaves to the next start what it has in hand.
+        joined((&mut self.delivery).await).map(|_| ())
     }
 
     /// Puts the items of a chunk into the batcher.
     fn receive(&mut self, chunk: Chunk) -> Result<()> {
         crash_point("after-decode");
         self.heard = true;
+        let mut is_idle = false;
         for item in chunk.items {
             let is_end = matches!(item, Item::End(_));
+            is_idle = matches!(item, Item::Heartbeat);
             let closed = self
                 .batcher
                 .push(item)
@@ -331,6 +460,16 @@ impl Daemon {
                 crash_point("after-batch");
             }
         }
+        let in_flight = self.in_flight();
+        is_idle &= in_flight.batches == 0 && self.closed.is_empty() && !self.batcher.has_progress();
+        let now = std::time::Instant::now();
+        self.board.update(|facts| {
+            facts.in_flight_events = in_flight.events;
+            facts.source.heard_at = Some(now);
+            if is_idle {
+                facts.idle_at = Some(now);
+            }
+        });
         Ok(())
     }
 
@@ -341,7 +480,7 @@ impl Daemon {
     }
 
     fn in_flight(&self) -> Tally {
-        self.sent.minus(*self.committed.borrow())
+        self.sent.minus(*self.safe.borrow())
     }
 
     fn has_room(&self) -> bool {
@@ -349,12 +488,9 @@ impl Daemon {
         self.closed.is_empty() && self.in_flight().bytes < limit
     }
 
-    /// Waits for a place in the pipeline for the next closed batch; for ever when there is none.
-    fn place(&self) -> impl Future<Output = Option<mpsc::OwnedPermit<Staging>>> + use<> {
-        let sender = self
-            .to_committer
-            .clone()
-            .filter(|_| !self.closed.is_empty());
+    /// Waits for a place with the delivery for the next closed batch; for ever when there is none.
+    fn place(&self) -> impl Future<Output = Option<mpsc::OwnedPermit<Batch>>> + use<> {
+        let sender = self.to_delivery.clone().filter(|_| !self.closed.is_empty());
         async move {
             match sender {
                 Some(sender) => sender.reserve_owned().await.ok(),
@@ -363,90 +499,25 @@ impl Daemon {
         }
     }
 
-    /// Starts to stage the next closed batch. Without a place the committer has ended, which its own branch reports.
-    fn send(&mut self, place: Option<mpsc::OwnedPermit<Staging>>) {
+    /// Hands the next closed batch over. Without a place the delivery has ended, which its own branch reports.
+    fn send(&mut self, place: Option<mpsc::OwnedPermit<Batch>>) {
         if let Some(place) = place
             && let Some(batch) = self.closed.pop_front()
         {
-            self.sent.add(batch.events.len(), batch.bytes);
-            place.send(tokio::spawn(stage(self.store.clone(), self.epoch, batch)));
+            self.sent.add(&batch);
+            place.send(batch);
         }
     }
 }
 
 /// Why the active loop ended by itself.
-enum Ended {
+enum Stopped {
     Source(Error),
-    Store(Error),
+    Delivery(Result<Ended>),
 }
 
-/// Makes one batch durable, for as long as it takes.
-async fn stage(store: Store, epoch: i64, batch: Batch) -> Result<Batch> {
-    crash_point("before-stage");
-    let doing = format!("stage batch {}", batch.number());
-    let mut failures = Failures::new(store.retry(), &doing);
-    loop {
-        match store.stage(&batch, epoch).await {
-            Ok(()) => break,
-            Err(error) if error.is_transient() => failures.wait(&error).await,
-            Err(error) => return Err(error),
-        }
-    }
-    failures.over();
-    crash_point("after-stage");
-    Ok(batch)
-}
-
-/// Commits staged batches one after the other; ends when the sender is gone and all are committed, or at the first failure.
-async fn commit_in_order(
-    mut committer: Committer,
-    mut staged: mpsc::Receiver<Staging>,
-    committed: watch::Sender<Tally>,
-) -> Result<()> {
-    let mut result = Ok(());
-    while let Some(staging) = staged.recv().await {
-        result = commit_one(&mut committer, staging, &committed).await;
-        if result.is_err() {
-            break;
-        }
-    }
-    // After a failure: batches that are still being staged must not appear behind the back of whoever comes next.
-    staged.close();
-    while let Some(staging) = staged.recv().await {
-        staging.abort();
-        let _ = staging.await;
-    }
-    result
-}
-
-async fn commit_one(
-    committer: &mut Committer,
-    staging: Staging,
-    committed: &watch::Sender<Tally>,
-) -> Result<()> {
-    let batch = match staging.await {
-        Ok(staged) => staged?,
-        Err(panic) => return Err(panicked(&panic)),
-    };
-    let (number, events, bytes) = (batch.number(), batch.events.len(), batch.bytes);
-    let gtid = batch
-        .next
-        .position
-        .partial
-        .as_ref()
-        .map(|partial| partial.gtid.to_string());
-    let outcome = committer.commit(batch).await?;
-    tracing::debug!(
-        batch = number,
-        events,
-        bytes,
-        left_out = outcome.left_out,
-        opaque = outcome.opaque,
-        partial = gtid,
-        "committed"
-    );
-    committed.send_modify(|tally| tally.add(events, bytes));
-    Ok(())
+fn joined(ended: std::result::Result<Result<Ended>, tokio::task::JoinError>) -> Result<Ended> {
+    ended.unwrap_or_else(|panic| Err(panicked(&panic)))
 }
 
 /// What a task that should have gone on ended with.

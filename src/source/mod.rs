@@ -43,7 +43,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint::crash_point;
 use crate::offset::Offset;
 use crate::position::{BinlogPosition, Flavor, Gtid};
-use crate::retry::Failures;
+use crate::retry::{Failures, Retry};
 use group::Assembler;
 use preflight::Facts;
 use replicas::Replicas;
@@ -85,7 +85,8 @@ impl Chunk {
 /// # Errors
 /// Only what an operator must mend.
 pub async fn first_offset(config: &Config) -> Result<Offset> {
-    let mut failures = Failures::new(config.retry, "connect to mysql");
+    let retry = Retry::new(config.retry);
+    let mut failures = Failures::new(&retry, "connect to mysql");
     let mut servers = Servers::new(&config.mysql_addresses);
     loop {
         let attempt = async {
@@ -119,14 +120,12 @@ pub async fn first_offset(config: &Config) -> Result<Offset> {
     }
 }
 
-/// Reads the binlog after `offset` and sends it on, until `stopped` says so. Reconnects for as long as it takes. `epoch` is
-/// the run's, and tells its connections from those of other runs.
+/// Reads the binlog after `offset` and sends it on, until `stopped` says so. Reconnects for as long as it takes.
 ///
 /// # Errors
 /// Only what an operator must mend; whatever was sent before is good.
 pub async fn read(
     config: Arc<Config>,
-    epoch: i64,
     offset: Offset,
     chunks: mpsc::Sender<Chunk>,
     mut stopped: watch::Receiver<bool>,
@@ -153,7 +152,7 @@ pub async fn read(
         flavor: offset.flavor,
         looked_at: String::new(),
         assembler: Assembler::new(&config, offset.flavor, offset.position.gtid, offset.last),
-        replicas: Replicas::new(&config, epoch),
+        replicas: Replicas::new(&config),
         config,
         open,
         chunks,
@@ -193,7 +192,8 @@ struct OpenTransaction {
 impl Reader {
     async fn run(&mut self) -> Result<()> {
         let config = Arc::clone(&self.config);
-        let mut failures = Failures::new(config.retry, "read the mysql binlog");
+        let retry = Retry::new(config.retry);
+        let mut failures = Failures::new(&retry, "read the mysql binlog");
         let mut servers = Servers::new(&config.mysql_addresses);
         loop {
             let transactions = self.assembler.transactions();

@@ -13,7 +13,8 @@
 //! The question needs what a MySQL replica may do anyway; on MariaDB the right REPLICATION MASTER ADMIN, and without it, sdl learns of
 //! the other one when one of the two is thrown out.
 
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error as DriverFailure, Row};
@@ -42,6 +43,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Bytes of the UUID that say which source and store a replica is of; the others, which of its runs.
 const IDENTITY_BYTES: usize = 12;
 
+/// When this process began to read; with its id and its host it tells a run from all others.
+static STARTED: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
+
 /// By what a server and its DBA recognize sdl.
 pub(super) struct Identity {
     /// The same for all runs of a source and store.
@@ -69,14 +73,19 @@ impl Identity {
     /// The same at each reconnect of one run, and another for each run: with one for all, two daemons of a source would cut each
     /// other off by turns before either can notice that the other took over. What the runs of a source and store have in common is
     /// in the first part, so that the dead dump of a killed run is not taken for somebody else.
-    fn new(config: &Config, epoch: i64) -> Self {
+    fn new(config: &Config) -> Self {
         let name = format!(
             "{}\n{}\n{}",
             config.source_id, config.mongo_hosts, config.mongo_database
         );
         let (mut source, mut run) = ([0; IDENTITY_BYTES], [0; 16 - IDENTITY_BYTES]);
         source.copy_from_slice(&Sha256::digest(&name)[..IDENTITY_BYTES]);
-        let of_run = Sha256::digest(format!("{name}\n{epoch}"));
+        let of_run = Sha256::digest(format!(
+            "{name}\n{}\n{}\n{:?}",
+            crate::host::name(),
+            std::process::id(),
+            *STARTED
+        ));
         run.copy_from_slice(&of_run[..16 - IDENTITY_BYTES]);
         Self { source, run }
     }
@@ -96,10 +105,10 @@ impl Identity {
 }
 
 impl Replicas {
-    pub(super) fn new(config: &Config, epoch: i64) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         Self {
             server_id: config.mysql_server_id,
-            identity: Identity::new(config, epoch),
+            identity: Identity::new(config),
             was_attached: false,
         }
     }

@@ -7,6 +7,8 @@
 //! `n` is assigned from what is committed, not from what was planned: when a replay left documents out, later batches that
 //! were staged meanwhile are renumbered here, so that `n` never has a gap.
 
+use std::sync::Arc;
+
 use bson::{Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use mongodb::ClientSession;
@@ -41,6 +43,37 @@ pub struct Committer {
     epoch: i64,
     /// The last committed batch and the last `n` given.
     committed: Progress,
+}
+
+/// What remains of a committer that was given up.
+#[derive(Debug, Clone)]
+pub struct Anchor {
+    store: Store,
+    epoch: i64,
+    committed: Progress,
+    /// Its session, which may hold a transaction.
+    session: Document,
+}
+
+impl Anchor {
+    /// The store it committed to.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The epoch it committed under.
+    pub fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
+    /// Removes what was staged and will never be committed, because another daemon took over: it reads it again from the binlog,
+    /// or has it in hand already.
+    ///
+    /// # Errors
+    /// As of any call to MongoDB.
+    pub async fn withdraw(&self) -> Result<()> {
+        self.store.withdraw(self.epoch).await
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,9 +134,42 @@ impl Committer {
         )))
     }
 
+    /// What it takes to go on committing after this committer was given up.
+    pub fn anchor(&self) -> Anchor {
+        Anchor {
+            store: self.store.clone(),
+            epoch: self.epoch,
+            committed: self.committed,
+            session: self.session.id().clone(),
+        }
+    }
+
+    /// Goes on where another committer of this daemon was given up, and ends the transaction that it may have left open. That it
+    /// succeeds means that a majority takes writes.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`] when another daemon owns the source by now; any other of MongoDB.
+    pub async fn resume(anchor: Anchor) -> Result<Self> {
+        let store = anchor.store;
+        let session = settle("start a session", store.client.start_session()).await?;
+        store.end_session(anchor.session).await;
+        store.note_session(anchor.epoch, &session).await?;
+        Ok(Self {
+            store,
+            session,
+            epoch: anchor.epoch,
+            committed: anchor.committed,
+        })
+    }
+
     /// The epoch it commits under.
     pub fn epoch(&self) -> i64 {
         self.epoch
+    }
+
+    /// Number of the last committed batch.
+    pub fn last_batch(&self) -> i64 {
+        self.committed.batch
     }
 
     /// `n` of the last committed document.
@@ -120,7 +186,9 @@ impl Committer {
     ///
     /// # Errors
     /// [`Kind::Fenced`] when another daemon owns the source; else what an operator must mend. Passing trouble is waited out.
-    pub async fn commit(&mut self, mut batch: Batch) -> Result<CommitOutcome> {
+    ///
+    /// It can be given up by dropping the future; what becomes of the batch is then unknown, and only [`Committer::resume`] goes on.
+    pub async fn commit(&mut self, mut batch: Arc<Batch>) -> Result<CommitOutcome> {
         let number = batch.number();
         if number != self.committed.batch + 1 {
             return Err(Error::new(
@@ -139,18 +207,21 @@ impl Committer {
         // Asked before a replay may leave all of its events out: what was staged is to disappear all the same.
         let staged = !batch.events.is_empty();
         let doing = format!("commit batch {number}");
-        let mut failures = Failures::new(self.store.retry, &doing);
+        let retry = self.store.retry.clone();
+        let mut failures = Failures::new(&retry, &doing);
         loop {
-            self.number_events(&mut batch);
+            if batch.first_n != self.committed.n + 1 {
+                Arc::make_mut(&mut batch).number_events(self.committed.n + 1);
+            }
             match self.attempt(&batch, staged, &doing).await {
                 Ok(()) => break,
                 Err(Failed::Fence | Failed::Duplicate) if self.is_applied(number).await? => break,
                 Err(Failed::Fence) => return Err(self.offset_moved_by_hand(number)),
                 Err(Failed::Duplicate) => {
-                    outcome.left_out += self.leave_out_present(&mut batch).await?
+                    outcome.left_out += self.leave_out_present(Arc::make_mut(&mut batch)).await?
                 }
                 Err(Failed::Content { index, error }) => {
-                    make_opaque(&mut batch, index, &error)?;
+                    make_opaque(Arc::make_mut(&mut batch), index, &error)?;
                     outcome.opaque += 1;
                 }
                 Err(Failed::Unknown(error)) => {
@@ -171,13 +242,6 @@ impl Committer {
             n: batch.next.n,
         };
         Ok(outcome)
-    }
-
-    /// Makes sure that the batch's numbers go on from the last one committed.
-    fn number_events(&self, batch: &mut Batch) {
-        if batch.first_n != self.committed.n + 1 {
-            batch.number_events(self.committed.n + 1);
-        }
     }
 
     /// One attempt at the transaction; nothing of it is left when it fails.

@@ -69,6 +69,31 @@ impl Hosts {
         }
     }
 
+    /// Waits until a host of which the last heartbeat failed has one that succeeds; for ever when none failed.
+    pub(super) async fn answer_again(&self) {
+        let mut hosts = self.0.subscribe();
+        let is_away = |met: &Met| !matches!(met, Met::Nothing);
+        let mut away: Vec<String> = Vec::new();
+        loop {
+            {
+                let hosts = hosts.borrow_and_update();
+                if away
+                    .iter()
+                    .any(|host| hosts.get(host).is_some_and(|met| !is_away(met)))
+                {
+                    return;
+                }
+                away = hosts
+                    .iter()
+                    .filter(|(_, met)| is_away(met))
+                    .map(|(host, _)| host.clone())
+                    .collect();
+            }
+            // The other end is held by `self`.
+            let _ = hosts.changed().await;
+        }
+    }
+
     /// What may be wrong when hosts close the connection, for the line that says that they are not to be had.
     pub(super) fn advice(&self) -> &'static str {
         if self

@@ -16,9 +16,11 @@ mod classify;
 mod commit;
 mod hosts;
 mod ownership;
+mod spool;
 mod staging;
 
-pub use commit::{CommitOutcome, Committer};
+pub use commit::{Anchor, CommitOutcome, Committer};
+pub use spool::Spool;
 
 use std::future::IntoFuture;
 use std::sync::Arc;
@@ -32,8 +34,10 @@ use mongodb::options::{
 };
 use mongodb::{Client, Collection, Database, IndexModel};
 
-use crate::config::{Config, RetrySettings};
+use crate::breaker::Breaker;
+use crate::config::Config;
 use crate::error::{Error, Kind, Result};
+use crate::retry::Retry;
 use hosts::Hosts;
 
 /// Longest time for one call to MongoDB. A step-down stalls a call for about 10 s, a 16 MiB write on a busy disk takes
@@ -66,7 +70,7 @@ pub struct Store {
     values: Collection<Document>,
     known_schemas: Arc<staging::KnownSchemas>,
     source_id: Arc<str>,
-    retry: RetrySettings,
+    retry: Retry,
 }
 
 impl Store {
@@ -75,14 +79,14 @@ impl Store {
     ///
     /// # Errors
     /// Only what an operator must mend: a wrong URI or password, a standalone server, a missing right.
-    pub async fn connect(config: &Config) -> Result<Self> {
-        config
-            .retry
-            .persist("connect to mongodb", || Self::try_connect(config))
+    pub async fn connect(config: &Config, breaker: &Breaker) -> Result<Self> {
+        let retry = Retry::with_breaker(config.retry, breaker.clone());
+        retry
+            .persist("connect to mongodb", || Self::try_connect(config, &retry))
             .await
     }
 
-    async fn try_connect(config: &Config) -> Result<Self> {
+    async fn try_connect(config: &Config, retry: &Retry) -> Result<Self> {
         let mut options = parse_uri(config.mongo_uri.expose()).await?;
         options.app_name.get_or_insert_with(|| "sdl".to_owned());
         options
@@ -129,7 +133,7 @@ impl Store {
             values: database.collection_with_options(&names.values, durable),
             known_schemas: Arc::default(),
             source_id: config.source_id.as_str().into(),
-            retry: config.retry,
+            retry: retry.clone(),
             client,
             hosts,
             database,
@@ -214,8 +218,13 @@ impl Store {
     }
 
     /// How failures are retried.
-    pub fn retry(&self) -> RetrySettings {
-        self.retry
+    pub fn retry(&self) -> &Retry {
+        &self.retry
+    }
+
+    /// Waits until a host that could not be had answers again; for ever when there is none.
+    pub async fn answers_again(&self) {
+        self.hosts.answer_again().await;
     }
 }
 

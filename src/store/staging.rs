@@ -259,12 +259,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what this daemon staged and will never commit, after another one took over: the new owner reads it again
-    /// from the binlog, or has it in hand already.
-    ///
-    /// # Errors
-    /// As of any call to MongoDB.
-    pub async fn withdraw(&self, epoch: i64) -> Result<()> {
+    pub(super) async fn withdraw(&self, epoch: i64) -> Result<()> {
         let own = doc! { "source": &*self.source_id, "status": "pending", "epoch": epoch };
         settle("withdraw staged batches", self.staging.delete_many(own)).await?;
         Ok(())
