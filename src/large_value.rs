@@ -4,6 +4,8 @@
 //! pieces. Guarantees: the place tells all that is needed to read the value back; the same value always has the same
 //! digest, so equal values stay equal and are stored once.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 
 use crate::bson_writer::{self, element};
@@ -29,6 +31,13 @@ impl LargeKind {
             Self::Json => "json",
         }
     }
+
+    /// The kind of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::String, Self::Binary, Self::Json]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
 }
 
 /// A value taken out of its document.
@@ -38,8 +47,8 @@ pub struct LargeValue {
     pub sha256: [u8; 32],
     /// What the bytes are.
     pub kind: LargeKind,
-    /// The value.
-    pub bytes: Vec<u8>,
+    /// The value; shared, because it may be hundreds of MiB and is handed to a thread of its own to be written.
+    pub bytes: Arc<Vec<u8>>,
 }
 
 impl LargeValue {
@@ -48,7 +57,7 @@ impl LargeValue {
         Self {
             sha256: Sha256::digest(&bytes).into(),
             kind,
-            bytes,
+            bytes: Arc::new(bytes),
         }
     }
 

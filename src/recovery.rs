@@ -114,9 +114,13 @@ pub async fn compare(offset: &Offset, spool: &Spool) -> Result<Reconciled> {
     let Some((first, last)) = spool.ends().await? else {
         return Ok(Reconciled::Empty);
     };
-    let next = spool.summary(offset.batch + 1).await?;
-    let follows = next.as_ref().map(|next| &next.follows);
-    Ok(reconcile(offset, first.number, &last.next, follows))
+    let next = offset.batch + 1;
+    let follows = if (first.number..=last.number).contains(&next) {
+        Some(spool.read(next).await?.previous)
+    } else {
+        None
+    };
+    Ok(reconcile(offset, first.number, &last.next, follows.as_ref()))
 }
 
 /// Takes the source over and finishes what was staged. `None` for a source that was never read.

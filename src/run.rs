@@ -175,7 +175,16 @@ async fn open_spool(settings: &SpoolSettings, source_id: &str) -> Option<(Spool,
 
 /// Whether the spool goes on from `offset`; what it holds that is recorded is removed, and what contradicts it is set aside.
 async fn settle_spool(offset: &Offset, spool: &Spool) -> Result<bool> {
-    match compare(offset, spool).await? {
+    let compared = match compare(offset, spool).await {
+        Err(error) if error.kind() == Kind::SpoolDamaged => {
+            let next = offset.batch + 1;
+            let path = spool.keep_before(next, &error.to_string()).await?;
+            tracing::error!(%error, file = %path.display(), "what the spool holds is set aside; it is read again from the binlog");
+            compare(offset, spool).await?
+        }
+        compared => compared?,
+    };
+    match compared {
         Reconciled::Empty => Ok(false),
         Reconciled::GoesOn => {
             spool.remove_through(offset.batch).await?;

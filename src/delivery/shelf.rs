@@ -45,7 +45,7 @@ struct Refusal {
 impl Shelf {
     /// `spool` is None where there is none, or where it could not be opened; then that is tried again when it is needed.
     pub(super) fn new(config: &Config, board: Arc<Board>, spool: Option<Spool>) -> Self {
-        let held = spool.as_ref().and_then(Spool::held);
+        let held = spool.as_ref().and_then(Spool::numbers);
         let shelf = Self {
             settings: config.spool.clone(),
             source_id: config.source_id.clone(),
@@ -135,7 +135,7 @@ impl Shelf {
             Some(spool) => spool,
             None => {
                 let spool = Spool::open(settings, &self.source_id).await?;
-                if spool.held().is_some() {
+                if spool.numbers().is_some() {
                     // Reading began from the saved offset, so these are read again.
                     spool
                         .set_aside("it could not be opened when sdl started")
@@ -211,7 +211,7 @@ impl Shelf {
         let reconciled = recovery::compare(offset, spool).await?;
         if reconciled == Reconciled::GoesOn {
             spool.remove_through(offset.batch).await?;
-            self.held = spool.held();
+            self.held = spool.numbers();
             self.publish();
         }
         Ok(reconciled)

@@ -7,6 +7,7 @@
 //! - [`ownership`]: the offset document, the epoch, and the end of a predecessor's open transaction;
 //! - [`staging`]: batches that are durable before they are committed, and what they refer to;
 //! - [`commit`]: the one transaction of a batch;
+//! - [`spool`]: batches on the local disk while MongoDB is away;
 //! - [`hosts`]: what the driver's monitors meet;
 //! - [`classify`]: how an error of the driver is read.
 //!

@@ -20,7 +20,7 @@ use crate::large_value::LargeValue;
 use crate::offset::{Offset, position_document, position_from_document};
 
 /// Size of one piece of a large value: 8 MiB, half of what a document may hold.
-const PIECE_BYTES: usize = 8 * 1024 * 1024;
+pub(super) const PIECE_BYTES: usize = 8 * 1024 * 1024;
 
 /// Schema versions remembered as written, so that each is written once a run. A source has a few thousand tables; when more
 /// are met the memory is cleared, and the next write of a known one costs a duplicate-key answer.
@@ -57,7 +57,7 @@ impl Store {
             return Ok(());
         }
         self.write_references(batch).await?;
-        let document = self.staging_document(batch, epoch)?;
+        let document = encode(&self.source_id, batch, epoch)?;
         let doing = format!("stage batch {}", batch.number());
         match bounded(&doing, self.staging.insert_one(&document)).await? {
             Ok(_) => Ok(()),
@@ -144,62 +144,8 @@ impl Store {
         }
     }
 
-    /// The staging document, written in one pass so that the events are copied once.
-    fn staging_document(&self, batch: &Batch, epoch: i64) -> Result<RawDocumentBuf> {
-        let mut buffer = Vec::with_capacity(batch.bytes + batch.events.len() * 8 + 1024);
-        let document = write::begin_document(&mut buffer);
-        write::string_field(&mut buffer, b"_id\0", &self.staging_id(batch.number()));
-        write::string_field(&mut buffer, b"source\0", &self.source_id);
-        write::int64_field(&mut buffer, b"batch\0", batch.number());
-        write::int64_field(&mut buffer, b"epoch\0", epoch);
-        write::string_field(&mut buffer, b"status\0", "pending");
-        write::date_field(&mut buffer, b"createdAt\0", DateTime::now());
-        write::int64_field(
-            &mut buffer,
-            b"count\0",
-            i64::try_from(batch.events.len()).unwrap_or(i64::MAX),
-        );
-        write::element(&mut buffer, element::ARRAY, b"events\0");
-        let events = write::begin_document(&mut buffer);
-        for (index, event) in batch.events.iter().enumerate() {
-            write::array_element(&mut buffer, element::DOCUMENT, index);
-            if event.id().is_empty() {
-                return Err(Error::new(
-                    Kind::Internal,
-                    format!("event {index} of batch {} has no id", batch.number()),
-                ));
-            }
-            buffer.extend_from_slice(event.document.as_bytes());
-        }
-        write::end_document(&mut buffer, events);
-        for (key, part) in [
-            (&b"follows\0"[..], position_document(&batch.previous)),
-            (b"next\0", batch.next.progress()),
-        ] {
-            let part = RawDocumentBuf::try_from(&part).map_err(|error| {
-                Error::new(
-                    Kind::Internal,
-                    format!("the position of a batch is not BSON: {error}"),
-                )
-            })?;
-            write::encoded_field(&mut buffer, element::DOCUMENT, key, part.as_bytes());
-        }
-        write::string_field(
-            &mut buffer,
-            b"sha256\0",
-            &checksum(batch.events.iter().map(|event| event.document.as_bytes())),
-        );
-        write::end_document(&mut buffer, document);
-        RawDocumentBuf::from_bytes(buffer).map_err(|error| {
-            Error::new(
-                Kind::Internal,
-                format!("a staging document is not BSON: {error}"),
-            )
-        })
-    }
-
     pub(super) fn staging_id(&self, batch: i64) -> String {
-        format!("{}#{batch}", self.source_id)
+        staging_id(&self.source_id, batch)
     }
 
     /// The number of each pending batch of this source, in order; few bytes each, whatever the batches hold.
@@ -266,6 +212,68 @@ impl Store {
     }
 }
 
+fn staging_id(source_id: &str, batch: i64) -> String {
+    format!("{source_id}#{batch}")
+}
+
+/// The staging document, written in one pass so that the events are copied once. The spool keeps a batch in the same form.
+pub(super) fn encode(source_id: &str, batch: &Batch, epoch: i64) -> Result<RawDocumentBuf> {
+    let mut buffer = Vec::with_capacity(batch.bytes + batch.events.len() * 8 + 1024);
+    let document = write::begin_document(&mut buffer);
+    write::string_field(
+        &mut buffer,
+        b"_id\0",
+        &staging_id(source_id, batch.number()),
+    );
+    write::string_field(&mut buffer, b"source\0", source_id);
+    write::int64_field(&mut buffer, b"batch\0", batch.number());
+    write::int64_field(&mut buffer, b"epoch\0", epoch);
+    write::string_field(&mut buffer, b"status\0", "pending");
+    write::date_field(&mut buffer, b"createdAt\0", DateTime::now());
+    write::int64_field(
+        &mut buffer,
+        b"count\0",
+        i64::try_from(batch.events.len()).unwrap_or(i64::MAX),
+    );
+    write::element(&mut buffer, element::ARRAY, b"events\0");
+    let events = write::begin_document(&mut buffer);
+    for (index, event) in batch.events.iter().enumerate() {
+        write::array_element(&mut buffer, element::DOCUMENT, index);
+        if event.id().is_empty() {
+            return Err(Error::new(
+                Kind::Internal,
+                format!("event {index} of batch {} has no id", batch.number()),
+            ));
+        }
+        buffer.extend_from_slice(event.document.as_bytes());
+    }
+    write::end_document(&mut buffer, events);
+    for (key, part) in [
+        (&b"follows\0"[..], position_document(&batch.previous)),
+        (b"next\0", batch.next.progress()),
+    ] {
+        let part = RawDocumentBuf::try_from(&part).map_err(|error| {
+            Error::new(
+                Kind::Internal,
+                format!("the position of a batch is not BSON: {error}"),
+            )
+        })?;
+        write::encoded_field(&mut buffer, element::DOCUMENT, key, part.as_bytes());
+    }
+    write::string_field(
+        &mut buffer,
+        b"sha256\0",
+        &checksum(batch.events.iter().map(|event| event.document.as_bytes())),
+    );
+    write::end_document(&mut buffer, document);
+    RawDocumentBuf::from_bytes(buffer).map_err(|error| {
+        Error::new(
+            Kind::Internal,
+            format!("a staging document is not BSON: {error}"),
+        )
+    })
+}
+
 /// SHA-256 over the documents of a batch, in order, as hex.
 fn checksum<'a>(documents: impl Iterator<Item = &'a [u8]>) -> String {
     let mut hash = Sha256::new();
@@ -276,7 +284,7 @@ fn checksum<'a>(documents: impl Iterator<Item = &'a [u8]>) -> String {
 }
 
 /// The batch inside a staging document, or why it is not to be trusted.
-fn read_batch(document: &RawDocument) -> std::result::Result<Batch, String> {
+pub(super) fn read_batch(document: &RawDocument) -> std::result::Result<Batch, String> {
     let mut events = Vec::new();
     let mut bytes = 0;
     for element in document

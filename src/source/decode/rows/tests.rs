@@ -297,7 +297,7 @@ fn large_values_leave_their_document() {
     assert_eq!(kinds, [image, image].concat());
     let json = &row.large_values[2];
     assert_eq!(
-        json.bytes,
+        *json.bytes,
         br#"{"a": [1, 2.5, "x"], "d": 18446744073709551615}"#
     );
     let reference =
