@@ -120,7 +120,12 @@ pub async fn compare(offset: &Offset, spool: &Spool) -> Result<Reconciled> {
     } else {
         None
     };
-    Ok(reconcile(offset, first.number, &last.next, follows.as_ref()))
+    Ok(reconcile(
+        offset,
+        first.number,
+        &last.next,
+        follows.as_ref(),
+    ))
 }
 
 /// Takes the source over and finishes what was staged. `None` for a source that was never read.
