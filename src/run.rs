@@ -314,9 +314,10 @@ impl Daemon {
         };
         self.source.abort();
         self.delivery.abort();
-        // It holds the spool, which the next one opens.
-        let _ = (&mut self.source).await;
-        let _ = (&mut self.delivery).await;
+        // It holds the spool, which the next one opens. One that is finished may have been waited for already.
+        if !self.delivery.is_finished() {
+            let _ = (&mut self.delivery).await;
+        }
         result
     }
 

@@ -152,7 +152,7 @@ impl Committer {
     pub async fn resume(anchor: Anchor) -> Result<Self> {
         let store = anchor.store;
         let session = settle("start a session", store.client.start_session()).await?;
-        store.end_session(anchor.session).await;
+        store.end_session(anchor.session).await?;
         store.note_session(anchor.epoch, &session).await?;
         Ok(Self {
             store,
@@ -367,8 +367,10 @@ impl Committer {
             })
             .await?;
         self.session = session;
-        store.end_session(stale).await;
-        Ok(())
+        store
+            .retry
+            .persist("end a session", || store.end_session(stale.clone()))
+            .await
     }
 
     /// Reads the offset to learn whether batch `number` is in, and makes sure that the answer is durable.

@@ -54,7 +54,7 @@ impl Store {
             return Ok(None);
         };
         if let Ok(predecessor) = before.get_document("session") {
-            self.end_session(predecessor.clone()).await;
+            self.end_session(predecessor.clone()).await?;
         }
         let taken = settle(
             "take the source over",
@@ -91,17 +91,25 @@ impl Store {
         }
     }
 
-    /// Ends a session and with it a transaction that it left open. Best effort: without it the lock ends by itself within a
-    /// minute, and the calls that wait for it are retried.
-    pub(super) async fn end_session(&self, session: Document) {
+    /// Ends a session and with it a transaction that it left open. Without it the lock ends by itself within a minute, and the calls
+    /// that wait for it are retried, so a refusal is only told.
+    ///
+    /// # Errors
+    /// When MongoDB is away.
+    pub(super) async fn end_session(&self, session: Document) -> Result<()> {
         let admin = self.client.database("admin");
-        if let Err(error) = settle(
+        let ended = settle(
             "end a session",
             admin.run_command(doc! { "killSessions": [session] }),
         )
-        .await
-        {
-            tracing::warn!(%error, "could not end the predecessor's session; its locks end within a minute");
+        .await;
+        match ended {
+            Err(error) if error.is_transient() => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "could not end the predecessor's session; its locks end within a minute");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
         }
     }
 
