@@ -95,15 +95,18 @@ struct Known {
 /// The open file and what is known of it.
 #[derive(Debug)]
 struct State {
+    /// None after a failure on the way from one file to the next; the next call opens it again. It comes before the place, so that
+    /// it is closed before the lock is given up.
+    connection: Option<Connection>,
     place: Place,
     max_bytes: u64,
-    /// None after a failure on the way from one file to the next; the next call opens it again.
-    connection: Option<Connection>,
     /// Number of the first batch and all of the last one.
     chain: Option<(i64, Summary)>,
     /// The first batch, once somebody asked.
     first: Option<Summary>,
     events: u64,
+    /// Batches through this one are gone, but the disk did not take the removal yet.
+    to_remove: Option<i64>,
     is_refusing: bool,
 }
 
@@ -120,12 +123,13 @@ impl Spool {
             let place = Place::take(&settings.directory, &source_id)?;
             let path = place.file();
             let mut state = State {
+                connection: None,
                 place,
                 max_bytes: settings.max_bytes,
-                connection: None,
                 chain: None,
                 first: None,
                 events: 0,
+                to_remove: None,
                 is_refusing: false,
             };
             state.open()?;
@@ -287,6 +291,7 @@ impl State {
         self.chain = loaded.chain;
         self.first = None;
         self.events = loaded.events;
+        self.to_remove = None;
         self.is_refusing = false;
     }
 
@@ -314,6 +319,8 @@ impl State {
         if let Some((_, last)) = &self.chain {
             encoded.must_continue(last)?;
         }
+        // Else the file would hold a gap.
+        self.finish_removal()?;
         let file = self.place.file();
         let max_bytes = self.max_bytes;
         let wal = self.place.wal();
@@ -361,31 +368,32 @@ impl State {
     }
 
     fn remove_through(&mut self, number: i64) -> Result<()> {
-        let Some((first, last)) = self.chain.clone() else {
+        match self.chain.clone() {
+            Some((first, last)) if number >= first => {
+                self.to_remove = Some(number);
+                self.first = None;
+                self.chain = (number < last.number).then_some((number + 1, last));
+            }
+            _ => {}
+        }
+        self.finish_removal()
+    }
+
+    fn finish_removal(&mut self) -> Result<()> {
+        let Some(number) = self.to_remove else {
             return Ok(());
         };
-        if number < first {
-            return Ok(());
-        }
         let file = self.place.file();
+        let is_empty = self.chain.is_none();
         let connection = self.connection()?;
-        let removed = rows::remove_through(connection, number);
-        let is_empty = number >= last.number;
-        let given_back = match (&removed, is_empty) {
-            (Ok(_), true) => file::shrink(connection),
-            _ => Ok(()),
-        };
-        self.first = None;
-        if is_empty {
-            self.chain = None;
-            self.events = 0;
-        } else {
-            self.chain = Some((number + 1, last));
-            self.events -= removed.as_ref().copied().unwrap_or(0).min(self.events);
+        let removed = rows::remove_through(connection, number).map_err(|error| {
+            file::failed(&file, &format!("remove batches through {number}"), &error)
+        })?;
+        if is_empty && let Err(error) = file::shrink(connection) {
+            tracing::warn!(spool = %file.display(), %error, "the empty spool keeps its space on the disk for now");
         }
-        let doing = format!("remove batches through {number}");
-        removed.map_err(|error| file::failed(&file, &doing, &error))?;
-        given_back.map_err(|error| file::failed(&file, "give space back", &error))?;
+        self.to_remove = None;
+        self.events = self.events.saturating_sub(removed);
         self.is_refusing = false;
         Ok(())
     }
@@ -393,6 +401,8 @@ impl State {
     fn set_aside(&mut self, why: &str) -> Result<PathBuf> {
         self.close();
         let aside = self.place.set_aside("superseded")?;
+        self.chain = None;
+        self.events = 0;
         tracing::error!(
             spool = %self.place.file().display(), aside = %aside.display(), why,
             "the spool was set aside; nothing reads it again, keep it for the record or delete it"
@@ -418,9 +428,6 @@ impl State {
     }
 
     fn close(&mut self) {
-        self.chain = None;
-        self.first = None;
-        self.events = 0;
         // Closing the last connection folds the write-ahead log into the file; where it cannot, both are kept.
         self.connection = None;
     }

@@ -60,8 +60,10 @@ pub(super) fn load(place: &Place, max_bytes: u64) -> Result<Loaded> {
         Unreadable::Damaged(problem) => damaged(&path, &problem),
         Unreadable::Sqlite(error) => failed(&path, "open it", &error),
     })?;
-    if loaded.chain.is_none() && file_bytes(&path) > EMPTY_PAGES * PAGE_BYTES {
-        shrink(&loaded.connection).map_err(|error| failed(&path, "give space back", &error))?;
+    if loaded.chain.is_none()
+        && let Err(error) = shrink(&loaded.connection)
+    {
+        tracing::warn!(spool = %path.display(), %error, "the empty spool keeps its space on the disk for now");
     }
     Ok(loaded)
 }
@@ -90,7 +92,11 @@ fn open(place: &Place, path: &Path, max_bytes: u64) -> Result<Connection> {
     settle(&connection, max_bytes).map_err(fail)?;
     let source: String = connection
         .query_row("select source_id from about", [], |row| row.get(0))
-        .map_err(fail)?;
+        .map_err(|error| match fail(error) {
+            // No such table, no row: it was there when the version was written.
+            error if error.kind() == Kind::Internal => damaged(path, &error.to_string()),
+            error => error,
+        })?;
     if source != *place.source_id() {
         return Err(refused(
             path,
@@ -221,8 +227,11 @@ pub(super) fn make_room(
 
 /// Gives the space of an empty spool back to the disk.
 pub(super) fn shrink(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch("vacuum")?;
-    checkpoint(connection)
+    if pragma(connection, "page_count")? > EMPTY_PAGES {
+        connection.execute_batch("vacuum")?;
+        checkpoint(connection)?;
+    }
+    Ok(())
 }
 
 /// Folds the write-ahead log into the file and empties it. Someone who reads with the shell may keep it from that: no error.
@@ -238,38 +247,21 @@ fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<u64> {
 pub(super) fn salvage(place: &Place, limit: Option<i64>, max_bytes: u64) -> Result<Salvaged> {
     place.discard_replacement()?;
     let path = place.replacement();
-    let mut into = open(place, &path, max_bytes)?;
+    // What is there was below the limit when it was written; a lower one now must not cost it.
+    let mut into = open(place, &path, max_bytes + place.bytes())?;
     let mut salvaged = Salvaged {
         kept: 0,
         first_lost: "unknown".to_owned(),
     };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     // What cannot even be opened has nothing to keep.
-    if let Ok(from) = Connection::open_with_flags(place.file(), OpenFlags::SQLITE_OPEN_READ_WRITE) {
-        copy(&from, &mut into, place, limit, &mut salvaged)
-            .map_err(|error| keep_kind(&path, error))?;
+    if let Ok(from) = Connection::open_with_flags(place.file(), flags) {
+        copy(&from, &mut into, place, limit, &mut salvaged)?;
     }
     checkpoint(&into).map_err(|error| failed(&path, "write it", &error))?;
     into.close()
         .map_err(|(_, error)| failed(&path, "close it", &error))?;
     Ok(salvaged)
-}
-
-fn keep_kind(path: &Path, error: CopyError) -> Error {
-    match error {
-        CopyError::Sqlite(error) => failed(path, "keep the good batches", &error),
-        CopyError::Sdl(error) => error,
-    }
-}
-
-enum CopyError {
-    Sqlite(rusqlite::Error),
-    Sdl(Error),
-}
-
-impl From<rusqlite::Error> for CopyError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
 }
 
 fn copy(
@@ -278,17 +270,18 @@ fn copy(
     place: &Place,
     limit: Option<i64>,
     salvaged: &mut Salvaged,
-) -> std::result::Result<(), CopyError> {
-    let ends = |sql: &str| from.query_row(sql, [], |row| row.get::<_, Option<i64>>(0));
-    let first = ends("select min(batch) from batches").ok().flatten();
+) -> Result<()> {
+    let mut number: Option<i64> = from
+        .query_row("select min(batch) from batches", [], |row| row.get(0))
+        .unwrap_or(None);
     let mut last: Option<Summary> = None;
-    let mut number = first;
     while let Some(next) = number.filter(|number| limit.is_none_or(|limit| *number < limit)) {
-        let Some(batch) = good(from, place, next, last.as_ref()) else {
+        let Some((batch, epoch)) = good(from, place, next, last.as_ref()) else {
             break;
         };
-        let encoded = Encoded::new(&place.source_id(), &batch, 0).map_err(CopyError::Sdl)?;
-        rows::append(into, &encoded)?;
+        let encoded = Encoded::new(&place.source_id(), &batch, epoch)?;
+        rows::append(into, &encoded)
+            .map_err(|error| failed(&place.replacement(), &encoded.doing(), &error))?;
         salvaged.kept += 1;
         last = Some(encoded.summary);
         number = Some(next + 1);
@@ -299,11 +292,23 @@ fn copy(
     Ok(())
 }
 
-/// A batch that is whole and continues the one before it.
-fn good(from: &Connection, place: &Place, number: i64, last: Option<&Summary>) -> Option<Batch> {
+/// A batch that is whole and continues the one before it, with its epoch.
+fn good(
+    from: &Connection,
+    place: &Place,
+    number: i64,
+    last: Option<&Summary>,
+) -> Option<(Batch, i64)> {
     let batch = rows::read(from, &place.source_id(), number).ok()?;
+    let epoch = from
+        .query_row(
+            "select epoch from batches where batch = ?1",
+            [number],
+            |row| row.get(0),
+        )
+        .ok()?;
     last.is_none_or(|last| batch.follows(&last.next.position))
-        .then_some(batch)
+        .then_some((batch, epoch))
 }
 
 /// An error of SQLite, by what is to be done about it.

@@ -102,8 +102,12 @@ impl Place {
     /// Makes the SQLite file if there is none, readable by nobody else. Its companions get the same mode from SQLite.
     pub(super) fn make_file(&self, path: &Path) -> Result<()> {
         open_private(path)
-            .and_then(|file| file.set_permissions(Permissions::from_mode(0o600)))
-            .and_then(|()| self.sync_directory())
+            .and_then(|file| {
+                if file.metadata()?.permissions().mode() & 0o077 != 0 {
+                    file.set_permissions(Permissions::from_mode(0o600))?;
+                }
+                self.sync_directory()
+            })
             .map_err(|error| self.refused("open", path, &error))
     }
 
