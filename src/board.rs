@@ -3,12 +3,14 @@
 //! Nothing here decides anything. It is written once a batch or less often, so a plain lock costs nothing, and it is held only to
 //! copy values in or out.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bson::DateTime;
 
 use crate::breaker::State;
+use crate::offset::Offset;
 
 /// The facts, shared by all parts of one process.
 #[derive(Debug, Default)]
@@ -29,16 +31,20 @@ pub struct Facts {
     pub spool: Option<SpoolFigures>,
     /// Events read that are neither committed nor spooled.
     pub in_flight_events: u64,
-    /// The last commit of this run.
+    /// The last commit: of this run, or as the saved offset told it at the start.
     pub committed: Option<Committed>,
+    /// The last batch in the spool, while it holds any.
+    pub spooled: Option<Committed>,
     /// Events committed by this run.
     pub events_committed: u64,
     /// Batches committed by this run.
     pub batches_committed: u64,
-    /// When the source last said that it has nothing more, while everything read was durable.
+    /// When the source last said that it has nothing more, while everything read was committed.
     pub idle_at: Option<Instant>,
     /// The server that is read.
     pub source: Source,
+    /// The connections to MongoDB.
+    pub pool: Arc<Pool>,
 }
 
 /// What this daemon does for its source.
@@ -58,7 +64,7 @@ pub enum Role {
     Stopping,
 }
 
-/// The last commit.
+/// How far something has come: the last commit, the end of the spool.
 #[derive(Debug, Clone)]
 pub struct Committed {
     /// Number of the batch.
@@ -69,8 +75,87 @@ pub struct Committed {
     pub timestamp: Option<DateTime>,
     /// The binlog file that reading would resume in.
     pub file: String,
-    /// When MongoDB had acknowledged it.
+    /// The server that the file is of, as the offset names it.
+    pub server_uuid: String,
+    /// When it was durable.
     pub at: Instant,
+}
+
+impl Committed {
+    /// Durable up to `offset`, whose last document is `n`.
+    pub fn of(offset: &Offset, n: i64) -> Self {
+        Self {
+            batch: offset.batch,
+            n,
+            timestamp: offset.last.as_ref().map(|last| last.timestamp),
+            file: offset.position.file.clone(),
+            server_uuid: offset.server_uuid.clone(),
+            at: Instant::now(),
+        }
+    }
+}
+
+/// The connections of the pipeline's client to MongoDB. The driver tells of each operation, so these are counted without a lock.
+#[derive(Debug, Default)]
+pub struct Pool {
+    open: AtomicI64,
+    checked_out: AtomicI64,
+    failures: AtomicU64,
+    waited_micros: AtomicU64,
+    longest_wait_micros: AtomicU64,
+}
+
+impl Pool {
+    /// A connection was made, or is gone.
+    pub fn opened(&self, by: i64) {
+        self.open.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// An operation waited for a connection and has one.
+    pub fn checked_out(&self, waited: Duration) {
+        self.checked_out.fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        self.waited_micros.fetch_add(micros, Ordering::Relaxed);
+        self.longest_wait_micros.fetch_max(micros, Ordering::Relaxed);
+    }
+
+    /// It gave it back.
+    pub fn checked_in(&self) {
+        self.checked_out.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// An operation got no connection.
+    pub fn failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The figures.
+    pub fn figures(&self) -> PoolFigures {
+        PoolFigures {
+            open: self.open.load(Ordering::Relaxed),
+            checked_out: self.checked_out.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+            waited: Duration::from_micros(self.waited_micros.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// The longest wait for a connection since the last call.
+    pub fn take_longest_wait(&self) -> Duration {
+        Duration::from_micros(self.longest_wait_micros.swap(0, Ordering::Relaxed))
+    }
+}
+
+/// What is counted of the connections to MongoDB.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolFigures {
+    /// Connections there are.
+    pub open: i64,
+    /// Those in use.
+    pub checked_out: i64,
+    /// Operations that got none.
+    pub failures: u64,
+    /// What all operations together waited for theirs.
+    pub waited: Duration,
 }
 
 /// What waits in the spool.
