@@ -116,7 +116,8 @@ impl Pool {
         self.checked_out.fetch_add(1, Ordering::Relaxed);
         let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
         self.waited_micros.fetch_add(micros, Ordering::Relaxed);
-        self.longest_wait_micros.fetch_max(micros, Ordering::Relaxed);
+        self.longest_wait_micros
+            .fetch_max(micros, Ordering::Relaxed);
     }
 
     /// It gave it back.

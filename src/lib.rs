@@ -27,10 +27,12 @@ pub mod event;
 pub mod failpoint;
 #[cfg(test)]
 mod fuzz;
+pub mod health;
 pub mod hex;
 pub mod host;
 pub mod large_value;
 pub mod logging;
+pub mod metrics;
 pub mod offset;
 pub mod position;
 pub mod recovery;

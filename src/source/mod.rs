@@ -8,7 +8,7 @@
 //! In the order in which an event passes: [`connect`] and [`preflight`], [`servers`] (which server is read), [`replicas`] (who
 //! else reads it), [`stream`] (checks on the bytes), [`group`] (the grammar of a transaction), [`schema`] (TABLE_MAP → names and
 //! types), [`decode`] (row → BSON), [`document`] (all of it → an audit document). [`silence`] looks after a stream that brings
-//! nothing.
+//! nothing; [`pulse`] asks the server how it is doing, and [`headroom`] how long what is needed will be kept.
 
 mod connect;
 pub mod decode;
@@ -18,8 +18,10 @@ mod event_type;
 mod fuzz;
 mod group;
 mod guard;
+pub mod headroom;
 mod mariadb;
 pub mod preflight;
+pub mod pulse;
 mod replicas;
 pub mod schema;
 mod servers;

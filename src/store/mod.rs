@@ -9,6 +9,7 @@
 //! - [`commit`]: the one transaction of a batch;
 //! - [`spool`]: batches on the local disk while MongoDB is away;
 //! - [`hosts`]: what the driver's monitors meet;
+//! - [`pool`]: its connections, counted; [`pulse`]: how MongoDB is doing;
 //! - [`classify`]: how an error of the driver is read.
 //!
 //! Every call has a time limit, because the driver has none on its sockets.
@@ -17,6 +18,8 @@ mod classify;
 mod commit;
 mod hosts;
 mod ownership;
+mod pool;
+pub mod pulse;
 mod spool;
 mod staging;
 

@@ -1,0 +1,106 @@
+//! How MongoDB is doing: a ping of the primary now and then, by a small client of its own.
+//!
+//! The pipeline's client would tell of its own queue, and is not there before MongoDB was reached for the first time. A ping says that
+//! the primary answers and how soon; whether it takes writes only the pipeline finds out, and its circuit breaker tells.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bson::{Bson, doc};
+use mongodb::Client;
+use mongodb::options::{ReadPreference, SelectionCriteria};
+
+use super::{classify, parse_uri};
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+
+/// Longest wait for an answer. A healthy server takes milliseconds, one in an election answers after it.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// How the driver's server names it in currentOp and its log: not the pipeline.
+const APP_NAME: &str = "sdl-health";
+
+/// What a ping brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beat {
+    /// From the question to the answer.
+    pub ping: Duration,
+    /// The primary's clock, in milliseconds since 1970; none: it does not say.
+    pub clock: Option<i64>,
+    /// When the answer came.
+    pub at: Instant,
+}
+
+/// A client for questions.
+#[derive(Debug)]
+pub struct Pulse {
+    config: Arc<Config>,
+    client: Option<Client>,
+}
+
+impl Pulse {
+    /// Not connected yet.
+    pub fn new(config: Arc<Config>) -> Self {
+        Self {
+            config,
+            client: None,
+        }
+    }
+
+    /// Asks the primary how it is.
+    ///
+    /// # Errors
+    /// When it does not answer in time, or there is none.
+    pub async fn beat(&mut self) -> Result<Beat> {
+        match tokio::time::timeout(LIMIT, self.ask()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::new(
+                Kind::StoreUnavailable,
+                format!("mongodb: no answer within {} s", LIMIT.as_secs()),
+            )),
+        }
+    }
+
+    async fn ask(&mut self) -> Result<Beat> {
+        let client = match &self.client {
+            Some(client) => client,
+            None => {
+                let client = self.connect().await?;
+                self.client.insert(client)
+            }
+        };
+        let admin = client.database("admin");
+        let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
+        // Not `ping`: this one says besides that it is the primary and what time it is, and needs no right either.
+        let hello = admin
+            .run_command(doc! { "hello": 1 })
+            .selection_criteria(primary);
+        let began = Instant::now();
+        let answer = hello
+            .await
+            .map_err(|error| classify::classify("ask how it is doing", &error))?;
+        Ok(Beat {
+            ping: began.elapsed(),
+            clock: match answer.get("localTime") {
+                Some(Bson::DateTime(time)) => Some(time.timestamp_millis()),
+                _ => None,
+            },
+            at: Instant::now(),
+        })
+    }
+
+    async fn connect(&self) -> Result<Client> {
+        let mut options = parse_uri(self.config.mongo_uri.expose()).await?;
+        options.app_name = Some(APP_NAME.to_owned());
+        options.max_pool_size = Some(1);
+        options.min_pool_size = None;
+        options.server_selection_timeout = Some(LIMIT);
+        options.connect_timeout = Some(LIMIT);
+        Client::with_options(options).map_err(|error| {
+            Error::new(
+                Kind::StoreSetting,
+                format!("the client cannot be made: {}", error.kind),
+            )
+        })
+    }
+}
