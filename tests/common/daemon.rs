@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::POLL;
-use super::mongo::Mongod;
+use super::mongo::Deployment;
 use super::mysql::{self, Mysqld};
 use super::servers::{self, Process, Scratch, exit_code, spawn, unique};
 
@@ -24,7 +24,7 @@ pub struct Settings {
 
 impl Settings {
     /// What a daemon needs to read `mysqld` from its first binlog on and to write a new database of `mongod`.
-    pub fn new(mysqld: &Mysqld, mongod: &Mongod) -> Self {
+    pub fn new(mysqld: &Mysqld, mongod: &dyn Deployment) -> Self {
         let number = unique();
         Self::empty()
             .set("MYSQL_ADDR", mysqld.addr())

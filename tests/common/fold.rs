@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use mongodb::bson::{Bson, Document};
 
-use super::mongo::{self, Mongod};
+use super::mongo::{self, Deployment};
 use super::mysql::Mysqld;
 use super::values;
 
@@ -265,12 +265,12 @@ pub async fn table_now(mysqld: &Mysqld, name: &str) -> Table {
 /// - the saved offset is exactly what MySQL has executed, and its `n` is N
 pub async fn check(
     mysqld: &Mysqld,
-    mongod: &Mongod,
+    mongod: &dyn Deployment,
     database: &str,
     tables: &[&str],
     ddl: Ddl<'_>,
 ) -> Vec<String> {
-    let database = mongod.database(database).await;
+    let database = mongo::connect(&mongod.uri()).await.database(database);
     let changes = mongo::changes(&database).await;
     let mut problems = sequence(&changes);
 
@@ -300,14 +300,19 @@ pub async fn check(
 }
 
 /// [`check`] without DDL of its own; panics with everything that does not hold.
-pub async fn assert_exact(mysqld: &Mysqld, mongod: &Mongod, database: &str, tables: &[&str]) {
+pub async fn assert_exact(
+    mysqld: &Mysqld,
+    mongod: &dyn Deployment,
+    database: &str,
+    tables: &[&str],
+) {
     assert_exact_with(mysqld, mongod, database, tables, &|_, _| ()).await;
 }
 
 /// [`check`]; panics with everything that does not hold.
 pub async fn assert_exact_with(
     mysqld: &Mysqld,
-    mongod: &Mongod,
+    mongod: &dyn Deployment,
     database: &str,
     tables: &[&str],
     ddl: Ddl<'_>,

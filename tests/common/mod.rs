@@ -33,6 +33,7 @@ pub mod fold;
 pub mod mongo;
 pub mod mysql;
 pub mod proxy;
+pub mod replica_set;
 pub mod replication;
 pub mod servers;
 pub mod values;
@@ -40,9 +41,10 @@ pub mod values;
 use std::time::{Duration, Instant};
 
 pub use daemon::{Daemon, Settings};
-pub use mongo::Mongod;
+pub use mongo::{Deployment, Mongod};
 pub use mysql::{Flavor, Mysqld};
 pub use proxy::Proxy;
+pub use replica_set::ReplicaSet;
 pub use rustix::process::Signal;
 
 /// Makes tests out of functions that take the [`Flavor`]: `on_mysql::name`, `on_mariadb::name`, with the same assertions.
@@ -109,14 +111,19 @@ pub async fn wait_until(
 }
 
 /// Waits until the saved offset covers everything that MySQL has executed.
-pub async fn caught_up(mysqld: &Mysqld, mongod: &Mongod, database: &str) {
+pub async fn caught_up(mysqld: &Mysqld, mongod: &dyn Deployment, database: &str) {
     caught_up_within(mysqld, mongod, database, CATCH_UP).await;
 }
 
 /// [`caught_up`] with a bound of its own.
-pub async fn caught_up_within(mysqld: &Mysqld, mongod: &Mongod, database: &str, timeout: Duration) {
+pub async fn caught_up_within(
+    mysqld: &Mysqld,
+    mongod: &dyn Deployment,
+    database: &str,
+    timeout: Duration,
+) {
     let mut connection = mysqld.root().await;
-    let database = mongod.client().await.database(database);
+    let database = mongo::connect(&mongod.uri()).await.database(database);
     let mut moved = Instant::now();
     let mut last = None;
     loop {

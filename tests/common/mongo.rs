@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mongodb::bson::{Document, doc};
@@ -19,6 +19,40 @@ pub const SCHEMAS: &str = "row_changes_schemas";
 pub const VALUES: &str = "row_changes_values";
 pub const STAGING: &str = "row_changes_staging";
 pub const OFFSETS: &str = "binlog_offsets";
+
+/// Where a daemon can write: one server, or a replica set of several.
+pub trait Deployment: Sync {
+    /// As `MONGO_URI` takes it.
+    fn uri(&self) -> String;
+}
+
+impl Deployment for Mongod {
+    fn uri(&self) -> String {
+        self.uri()
+    }
+}
+
+impl<D: Deployment> Deployment for &D {
+    fn uri(&self) -> String {
+        (**self).uri()
+    }
+}
+
+impl<D: Deployment + Send> Deployment for Arc<D> {
+    fn uri(&self) -> String {
+        (**self).uri()
+    }
+}
+
+/// A new client. It belongs to the runtime of the test that makes it.
+pub async fn connect(uri: &str) -> Client {
+    let mut options = ClientOptions::parse(uri)
+        .await
+        .unwrap_or_else(|error| panic!("{uri} is refused: {error}"));
+    // A test that waits for a server which is gone should say so while somebody is watching.
+    options.server_selection_timeout = Some(Duration::from_secs(10));
+    Client::with_options(options).expect("the options are the driver's own")
+}
 
 /// A MongoDB server on loopback, the only member of the replica set `rs0`. Dropping it kills it.
 pub struct Mongod {
@@ -95,7 +129,7 @@ impl Mongod {
 
     /// A new client. It belongs to the runtime of the test that makes it.
     pub async fn client(&self) -> Client {
-        self.connect(&self.uri()).await
+        connect(&self.uri()).await
     }
 
     /// A database by name, on a new client.
@@ -228,17 +262,7 @@ impl Mongod {
     }
 
     async fn direct(&self) -> Client {
-        self.connect(&format!("mongodb://{}/?directConnection=true", self.addr()))
-            .await
-    }
-
-    async fn connect(&self, uri: &str) -> Client {
-        let mut options = ClientOptions::parse(uri)
-            .await
-            .unwrap_or_else(|error| panic!("{uri} is refused: {error}"));
-        // A test that waits for a server which is gone should say so while somebody is watching.
-        options.server_selection_timeout = Some(Duration::from_secs(10));
-        Client::with_options(options).expect("the options are the driver's own")
+        connect(&format!("mongodb://{}/?directConnection=true", self.addr())).await
     }
 
     fn is_replica_set(&self) -> bool {
