@@ -10,6 +10,8 @@ mod load;
 
 #[path = "mongodb_faults/answers.rs"]
 mod answers;
+#[path = "mongodb_faults/disk.rs"]
+mod disk;
 #[path = "mongodb_faults/set.rs"]
 mod set;
 

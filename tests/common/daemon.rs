@@ -20,6 +20,7 @@ use super::servers::{self, Process, Scratch, exit_code, spawn, unique};
 #[derive(Clone, Debug)]
 pub struct Settings {
     variables: BTreeMap<String, String>,
+    inside: Vec<String>,
 }
 
 impl Settings {
@@ -43,6 +44,7 @@ impl Settings {
             std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
         Self {
             variables: BTreeMap::new(),
+            inside: Vec::new(),
         }
         .set("PATH", path)
         .set("RUST_BACKTRACE", "1")
@@ -59,6 +61,13 @@ impl Settings {
     #[must_use]
     pub fn unset(mut self, name: &str) -> Self {
         self.variables.remove(name);
+        self
+    }
+
+    /// The daemon sees what commands see that begin with these words (`SmallDisk::inside`).
+    #[must_use]
+    pub fn inside(mut self, words: Vec<String>) -> Self {
+        self.inside = words;
         self
     }
 
@@ -93,7 +102,11 @@ impl Daemon {
         if !dot_env.is_empty() {
             fs::write(scratch.path().join(".env"), dot_env).expect("a file in target/tmp");
         }
-        let mut command = servers::guarded(Path::new(env!("CARGO_BIN_EXE_sdl")));
+        let mut command = servers::guarded_inside(
+            &settings.inside,
+            scratch.path(),
+            Path::new(env!("CARGO_BIN_EXE_sdl")),
+        );
         command
             .args(arguments)
             .env_clear()

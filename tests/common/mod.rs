@@ -36,6 +36,7 @@ pub mod proxy;
 pub mod replica_set;
 pub mod replication;
 pub mod servers;
+pub mod small_disk;
 pub mod values;
 
 use std::time::{Duration, Instant};

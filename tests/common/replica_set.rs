@@ -88,8 +88,8 @@ impl ReplicaSet {
     }
 
     /// Starts a set of one whose data lies in a directory that only commands begun with `inside` can see.
-    pub async fn start_inside(inside: &[String], directory: PathBuf) -> Self {
-        Self::start_in(Scratch::new("set"), vec![directory], inside, &[]).await
+    pub async fn start_inside(inside: &[String], directory: PathBuf, options: &[&str]) -> Self {
+        Self::start_in(Scratch::new("set"), vec![directory], inside, options).await
     }
 
     async fn start_in(
@@ -317,15 +317,11 @@ impl ReplicaSet {
         self.kill(number);
         let member = &self.members[number];
         let data = member.directory.join("data");
-        // A shell, since the directory may be one that only it can see.
-        let mut program = member.inside.clone();
-        program.extend(["sh", "-c", r#"mkdir -p "$0" && exec "$@""#].map(str::to_owned));
-        program.push(data.display().to_string());
-        let mut command = servers::guarded(std::path::Path::new(&program[0]));
+        if member.inside.is_empty() {
+            fs::create_dir_all(&data).expect("a data directory in target/tmp");
+        }
+        let mut command = servers::guarded_inside(&member.inside, &data, &binaries().mongod);
         command
-            .args(&program[1..])
-            .args(["setpriv", "--pdeathsig", "KILL", "--"])
-            .arg(&binaries().mongod)
             .arg("--dbpath")
             .arg(&data)
             .args(["--port", &member.port.to_string()])

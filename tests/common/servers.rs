@@ -234,6 +234,24 @@ pub fn guarded(program: &Path) -> Command {
     command
 }
 
+/// [`guarded`], in a directory, and behind words that start it elsewhere (`SmallDisk::inside`), where there are any: those forget directory
+/// and guard on the way.
+pub fn guarded_inside(inside: &[String], directory: &Path, program: &Path) -> Command {
+    let Some((first, rest)) = inside.split_first() else {
+        let mut command = guarded(program);
+        command.current_dir(directory);
+        return command;
+    };
+    let mut command = guarded(Path::new(first));
+    command
+        .args(rest)
+        .args(["sh", "-c", r#"mkdir -p "$0" && cd "$0" && exec "$@""#])
+        .arg(directory)
+        .args(["setpriv", "--pdeathsig", "KILL", "--"])
+        .arg(program);
+    command
+}
+
 /// Starts a command from a thread that lives as long as the process: the kernel counts the death of the *thread* that
 /// started a child as its parent's death, and a test's own thread ends with the test.
 pub fn spawn(command: Command) -> Child {

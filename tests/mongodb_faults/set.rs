@@ -104,7 +104,6 @@ async fn a_primary_whom_only_sdl_still_reaches_is_not_believed() {
     })
     .await;
     load.more(50).await;
-    // The new primary alone is reachable from now on, then everybody.
     set.heal();
     rolled_back(&set, old, settings.database()).await;
     commits_more(&set, settings.database()).await;
