@@ -10,10 +10,14 @@ mod load;
 
 #[path = "mongodb_faults/answers.rs"]
 mod answers;
+#[path = "mongodb_faults/damage.rs"]
+mod damage;
 #[path = "mongodb_faults/disk.rs"]
 mod disk;
 #[path = "mongodb_faults/set.rs"]
 mod set;
+#[path = "mongodb_faults/spool.rs"]
+mod spool;
 
 use std::sync::Arc;
 use std::time::Duration;
