@@ -127,9 +127,10 @@ impl Mongod {
         }
     }
 
-    /// A new client. It belongs to the runtime of the test that makes it.
+    /// A new client of this very server, whatever name the replica set has for it. It belongs to the runtime of the test that
+    /// makes it.
     pub async fn client(&self) -> Client {
-        connect(&self.uri()).await
+        self.direct().await
     }
 
     /// A database by name, on a new client.
