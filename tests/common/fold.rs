@@ -125,11 +125,18 @@ pub fn fold(changes: &[Document]) -> Fold {
 pub fn fold_with(changes: &[Document], ddl: Ddl<'_>) -> Fold {
     let mut fold = Fold::default();
     for change in changes {
-        if let Err(problem) = apply(&mut fold.tables, change, ddl) {
-            fold.problems.push(format!("{problem}: {change}"));
-        }
+        fold.apply(change, ddl);
     }
     fold
+}
+
+impl Fold {
+    /// Replays one more document.
+    pub fn apply(&mut self, change: &Document, ddl: Ddl<'_>) {
+        if let Err(problem) = apply(&mut self.tables, change, ddl) {
+            self.problems.push(format!("{problem}: {change}"));
+        }
+    }
 }
 
 fn apply(tables: &mut Tables, change: &Document, ddl: Ddl<'_>) -> Result<(), String> {

@@ -53,6 +53,11 @@ pub struct Load {
 impl Load {
     /// Starts `clients` clients; the tables must be there.
     pub fn start(mysqld: &Arc<Mysqld>, clients: u64) -> Self {
+        Self::start_paced(mysqld, clients, PAUSE)
+    }
+
+    /// [`start`](Self::start), with a pause of one's own between two transactions of a client.
+    pub fn start_paced(mysqld: &Arc<Mysqld>, clients: u64, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let committed = Arc::new(AtomicU64::new(0));
         let clients = (1..=clients)
@@ -60,6 +65,7 @@ impl Load {
                 tokio::spawn(run(
                     Arc::clone(mysqld),
                     number,
+                    pause,
                     Arc::clone(&stop),
                     Arc::clone(&committed),
                 ))
@@ -101,7 +107,13 @@ impl Drop for Load {
     }
 }
 
-async fn run(mysqld: Arc<Mysqld>, number: u64, stop: Arc<AtomicBool>, committed: Arc<AtomicU64>) {
+async fn run(
+    mysqld: Arc<Mysqld>,
+    number: u64,
+    pause: Duration,
+    stop: Arc<AtomicBool>,
+    committed: Arc<AtomicU64>,
+) {
     let mut random = fastrand::Rng::with_seed(number);
     // A second load on the same tables takes other keys.
     let mut next_id = u64::from(unique()) << 32;
@@ -129,7 +141,7 @@ async fn run(mysqld: Arc<Mysqld>, number: u64, stop: Arc<AtomicBool>, committed:
                 }
                 Err(_) => break,
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
     }
 }
