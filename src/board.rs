@@ -187,6 +187,22 @@ pub struct Source {
     pub heard_at: Option<Instant>,
 }
 
+impl Source {
+    /// A stream was opened.
+    pub fn connected_to(&mut self, address: String) {
+        self.connected = Some(address);
+        self.connections += 1;
+        self.since = Some(Instant::now());
+    }
+
+    /// There is no stream, or not any longer.
+    pub fn disconnected(&mut self) {
+        if self.connected.take().is_some() || self.since.is_none() {
+            self.since = Some(Instant::now());
+        }
+    }
+}
+
 impl Board {
     /// Writes a part.
     pub fn update<T>(&self, change: impl FnOnce(&mut Facts) -> T) -> T {

@@ -181,6 +181,11 @@ impl Breaker {
         }
     }
 
+    /// Where it tells its state.
+    pub fn board(&self) -> &Board {
+        &self.0.board
+    }
+
     /// BREAKER_FAILURES and BREAKER_OPEN.
     pub fn settings(&self) -> BreakerSettings {
         self.0

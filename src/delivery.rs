@@ -324,17 +324,11 @@ impl Delivery {
             spooled = underway.is_spooled,
             "committed"
         );
-        let position = &batch.next.position;
+        let committed = Committed::of(&batch.next, committer.last_n());
         self.board.update(|facts| {
             facts.events_committed += outcome.inserted as u64;
             facts.batches_committed += 1;
-            facts.committed = Some(Committed {
-                batch: batch.number(),
-                n: committer.last_n(),
-                timestamp: batch.next.last.as_ref().map(|last| last.timestamp),
-                file: position.file.clone(),
-                at: std::time::Instant::now(),
-            });
+            facts.committed = Some(committed);
         });
     }
 

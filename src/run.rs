@@ -20,12 +20,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::batch::{Batch, Batcher, Item};
-use crate::board::{Board, Role};
+use crate::board::{Board, Committed, Role};
 use crate::breaker::Breaker;
 use crate::config::{Config, SpoolSettings, StartFrom};
 use crate::delivery::{self, Ended, Tally};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::crash_point;
+use crate::health;
 use crate::offset::Offset;
 use crate::recovery::{Reconciled, compare, recover};
 use crate::source::{self, Chunk};
@@ -57,6 +58,18 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let config = Arc::new(config);
     let board = Arc::new(Board::default());
     let breaker = Breaker::new(config.breaker, Arc::clone(&board));
+    let health = health::start(Arc::clone(&config), Arc::clone(&board));
+    let result = run_until(&config, &board, &breaker, shutdown).await;
+    health.abort();
+    result
+}
+
+async fn run_until(
+    config: &Arc<Config>,
+    board: &Arc<Board>,
+    breaker: &Breaker,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
     tokio::pin!(shutdown);
     let mut delays = config.retry.delays();
     let mut without_spool = false;
@@ -64,10 +77,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         let beginning = tokio::select! {
             biased;
             () = &mut shutdown => None,
-            beginning = begin(&config, &breaker, without_spool) => Some(beginning?),
+            beginning = begin(config, breaker, without_spool) => Some(beginning?),
         };
         let Some(beginning) = beginning else { break };
-        let daemon = Daemon::new(&config, &board, &breaker, beginning);
+        let daemon = Daemon::new(config, board, breaker, beginning);
         match daemon.run(shutdown.as_mut()).await? {
             Ended::Flushed => return Ok(()),
             Ended::BeginAgain {
@@ -93,6 +106,8 @@ struct Beginning {
     committer: Option<Committer>,
     /// After this the binlog is read.
     offset: Offset,
+    /// Whether it is that of the spool.
+    is_spooled: bool,
     spool: Option<Spool>,
 }
 
@@ -107,6 +122,7 @@ async fn begin(config: &Config, breaker: &Breaker, without_spool: bool) -> Resul
         return Ok(Beginning {
             committer: Some(committer),
             offset,
+            is_spooled: false,
             spool: None,
         });
     };
@@ -115,6 +131,7 @@ async fn begin(config: &Config, breaker: &Breaker, without_spool: bool) -> Resul
         return Ok(Beginning {
             committer: Some(committer),
             offset,
+            is_spooled: false,
             spool: Some(spool),
         });
     };
@@ -127,7 +144,7 @@ async fn begin(config: &Config, breaker: &Breaker, without_spool: bool) -> Resul
                 batch = last.batch,
                 "Resuming from the spool's GTID: mongodb is away"
             );
-            return Ok(Beginning { committer: None, offset: last, spool: Some(spool) });
+            return Ok(Beginning { committer: None, offset: last, is_spooled: true, spool: Some(spool) });
         }
     };
     let (goes_on, spool) = match settle_spool(&offset, &spool).await {
@@ -153,6 +170,7 @@ async fn begin(config: &Config, breaker: &Breaker, without_spool: bool) -> Resul
     Ok(Beginning {
         committer: Some(committer),
         offset,
+        is_spooled: goes_on,
         spool,
     })
 }
@@ -277,7 +295,17 @@ impl Daemon {
         let from = beginning.offset.clone();
         let delivery =
             delivery::start(config, board, breaker, beginning.spool, beginning.committer);
-        board.update(|facts| facts.role = Role::Active);
+        board.update(|facts| {
+            facts.role = Role::Active;
+            let offset = &beginning.offset;
+            // What the spool holds is safe, and not committed.
+            let durable = Committed::of(offset, offset.n);
+            if beginning.is_spooled {
+                facts.spooled = Some(durable);
+            } else {
+                facts.committed = Some(durable);
+            }
+        });
         Self {
             batcher: Batcher::new(beginning.offset, config.batch_size, config.batch_bytes),
             closed: VecDeque::new(),
@@ -291,6 +319,7 @@ impl Daemon {
             stop_source,
             source: tokio::spawn(source::read(
                 Arc::clone(config),
+                Arc::clone(board),
                 from,
                 chunk_sender,
                 stopped,
@@ -471,7 +500,10 @@ impl Daemon {
             }
         }
         let in_flight = self.in_flight();
-        is_idle &= in_flight.batches == 0 && self.closed.is_empty() && !self.batcher.has_progress();
+        is_idle &= !*self.spooling.borrow()
+            && in_flight.batches == 0
+            && self.closed.is_empty()
+            && !self.batcher.has_progress();
         let now = std::time::Instant::now();
         self.board.update(|facts| {
             facts.in_flight_events = in_flight.events;

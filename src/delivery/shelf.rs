@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::batch::Batch;
-use crate::board::Board;
+use crate::board::{Board, Committed};
 use crate::config::{Config, RetrySettings, SpoolSettings};
 use crate::error::{Error, Reaction, Result};
 use crate::failpoint::crash_point;
@@ -158,6 +158,8 @@ impl Shelf {
         }
         let first = self.held.map_or(number, |(first, _)| first);
         self.held = Some((first, number));
+        let spooled = Committed::of(&batch.next, batch.next.n);
+        self.board.update(|facts| facts.spooled = Some(spooled));
         self.publish();
     }
 
@@ -243,6 +245,12 @@ impl Shelf {
             figures.is_refusing = self.refusal.is_some();
             figures
         });
-        self.board.update(|facts| facts.spool = figures);
+        let is_empty = self.held.is_none();
+        self.board.update(|facts| {
+            facts.spool = figures;
+            if is_empty {
+                facts.spooled = None;
+            }
+        });
     }
 }

@@ -40,6 +40,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::batch::Item;
+use crate::board::Board;
 use crate::config::{Config, MysqlAddress};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::crash_point;
@@ -128,6 +129,7 @@ pub async fn first_offset(config: &Config) -> Result<Offset> {
 /// Only what an operator must mend; whatever was sent before is good.
 pub async fn read(
     config: Arc<Config>,
+    board: Arc<Board>,
     offset: Offset,
     chunks: mpsc::Sender<Chunk>,
     mut stopped: watch::Receiver<bool>,
@@ -156,6 +158,7 @@ pub async fn read(
         assembler: Assembler::new(&config, offset.flavor, offset.position.gtid, offset.last),
         replicas: Replicas::new(&config),
         config,
+        board,
         open,
         chunks,
         heartbeats: 0,
@@ -172,6 +175,7 @@ struct Reader {
     /// The server whose tables were looked at.
     looked_at: String,
     config: Arc<Config>,
+    board: Arc<Board>,
     assembler: Assembler,
     replicas: Replicas,
     /// What was sent of a transaction whose end was not.
@@ -201,6 +205,7 @@ impl Reader {
             let transactions = self.assembler.transactions();
             self.heartbeats = 0;
             let Err(error) = self.connect_and_stream(&mut servers).await;
+            self.board.update(|facts| facts.source.disconnected());
             // New transactions, or three heartbeats: it was good, and what ended it says nothing about the server.
             let was_read = self.assembler.transactions() > transactions || self.heartbeats >= 3;
             if was_read {
@@ -245,6 +250,8 @@ impl Reader {
             gtid = %self.assembler.read(),
             "Connected to MySQL"
         );
+        self.board
+            .update(|facts| facts.source.connected_to(address.to_string()));
         self.replicas.attached();
         let mut information = InformationSchema::new(&config, address, self.flavor);
         let mut chunk = Chunk::default();

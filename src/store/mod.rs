@@ -38,6 +38,7 @@ use mongodb::options::{
 };
 use mongodb::{Client, Collection, Database, IndexModel};
 
+use crate::board::Pool;
 use crate::breaker::Breaker;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -85,12 +86,15 @@ impl Store {
     /// Only what an operator must mend: a wrong URI or password, a standalone server, a missing right.
     pub async fn connect(config: &Config, breaker: &Breaker) -> Result<Self> {
         let retry = Retry::with_breaker(config.retry, breaker.clone());
+        let connections = breaker.board().facts().pool;
         retry
-            .persist("connect to mongodb", || Self::try_connect(config, &retry))
+            .persist("connect to mongodb", || {
+                Self::try_connect(config, &retry, &connections)
+            })
             .await
     }
 
-    async fn try_connect(config: &Config, retry: &Retry) -> Result<Self> {
+    async fn try_connect(config: &Config, retry: &Retry, connections: &Arc<Pool>) -> Result<Self> {
         let mut options = parse_uri(config.mongo_uri.expose()).await?;
         options.app_name.get_or_insert_with(|| "sdl".to_owned());
         options
@@ -99,6 +103,7 @@ impl Store {
         options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
         let hosts = Hosts::default();
         options.sdam_event_handler = Some(hosts.handler());
+        options.cmap_event_handler = Some(pool::handler(connections));
         // It opens the files that the URI names, and no connection yet.
         let client = Client::with_options(options.clone()).map_err(|error| {
             Error::new(
