@@ -386,9 +386,12 @@ impl State {
         let file = self.place.file();
         let is_empty = self.chain.is_none();
         let connection = self.connection()?;
-        let removed = rows::remove_through(connection, number).map_err(|error| {
-            file::failed(&file, &format!("remove batches through {number}"), &error)
-        })?;
+        let doing = format!("remove batches through {number}");
+        let removed = match rows::remove_through(connection, number) {
+            Ok(removed) => removed,
+            Err(error) if is_empty && file::is_disk_failure(&error) => return self.start_over(),
+            Err(error) => return Err(file::failed(&file, &doing, &error)),
+        };
         if is_empty && let Err(error) = file::shrink(connection) {
             tracing::warn!(spool = %file.display(), %error, "the empty spool keeps its space on the disk for now");
         }
@@ -398,11 +401,22 @@ impl State {
         Ok(())
     }
 
+    /// Deletes a file of which nothing is needed any more. SQLite needs room to write that rows are gone; on a full disk this is
+    /// what makes room.
+    fn start_over(&mut self) -> Result<()> {
+        self.close();
+        self.place.remove_file()?;
+        self.events = 0;
+        self.to_remove = None;
+        self.open()
+    }
+
     fn set_aside(&mut self, why: &str) -> Result<PathBuf> {
         self.close();
         let aside = self.place.set_aside("superseded")?;
         self.chain = None;
         self.events = 0;
+        self.to_remove = None;
         tracing::error!(
             spool = %self.place.file().display(), aside = %aside.display(), why,
             "the spool was set aside; nothing reads it again, keep it for the record or delete it"

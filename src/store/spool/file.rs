@@ -342,6 +342,14 @@ pub(super) fn failed(path: &Path, doing: &str, error: &rusqlite::Error) -> Error
     }
 }
 
+/// Whether it is the disk that fails, and not someone else at the file.
+pub(super) fn is_disk_failure(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure)
+    )
+}
+
 fn advice(code: Option<ErrorCode>) -> &'static str {
     match code {
         Some(ErrorCode::DiskFull) => "make room on its disk",

@@ -127,9 +127,19 @@ impl Place {
 
     /// Removes an unfinished replacement.
     pub(super) fn discard_replacement(&self) -> Result<()> {
-        for suffix in ["-wal", "-shm", ""] {
-            remove(&with_suffix(&self.replacement(), suffix))
-                .map_err(|error| self.refused("remove", &self.replacement(), &error))?;
+        self.remove_database(&self.replacement())
+    }
+
+    /// Removes the SQLite file, of which nothing is needed any more.
+    pub(super) fn remove_file(&self) -> Result<()> {
+        self.remove_database(&self.file())
+    }
+
+    /// The file first: SQLite throws a log away that has no file.
+    fn remove_database(&self, path: &Path) -> Result<()> {
+        for suffix in ["", "-wal", "-shm"] {
+            remove(&with_suffix(path, suffix))
+                .map_err(|error| self.refused("remove", path, &error))?;
         }
         Ok(())
     }

@@ -275,7 +275,7 @@ pub(super) fn append(connection: &mut Connection, encoded: &Encoded) -> rusqlite
             .exists([&sha256])?;
         if !is_there {
             let mut insert =
-                transaction.prepare_cached("insert into pieces values (?1, ?2, ?3)")?;
+                transaction.prepare_cached("insert or replace into pieces values (?1, ?2, ?3)")?;
             for (piece, data) in (0_i64..).zip(value.bytes.chunks(PIECE_BYTES)) {
                 insert.execute(params![sha256, piece, data])?;
             }

@@ -198,3 +198,885 @@ async fn it_goes_on_after_a_restart() {
     assert_equal(&spool.read(2).await.unwrap(), &batch(2, 5, "a"));
     assert_equal(&spool.read(4).await.unwrap(), &batch(4, 5, "a"));
 }
+
+fn query<T: rusqlite::types::FromSql>(spool: &Spool, sql: &str) -> T {
+    Connection::open(spool.path())
+        .unwrap()
+        .query_row(sql, [], |row| row.get(0))
+        .unwrap()
+}
+
+fn bytes_on_disk(spool: &Spool) -> u64 {
+    place::file_bytes(spool.path()) + place::file_bytes(&with_suffix(spool.path(), "-wal"))
+}
+
+/// Bytes that no compression and no page cache makes small.
+fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    (0..length).map(|_| random.u8(..)).collect()
+}
+
+fn text(length: usize) -> String {
+    "x".repeat(length)
+}
+
+/// Flips one byte of the first place where `needle` stands in the file.
+fn damage(path: &std::path::Path, needle: &[u8]) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let at = bytes
+        .windows(needle.len())
+        .position(|window| window == needle)
+        .expect("what is to be damaged stands in the file");
+    bytes[at + needle.len() / 2] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_that_does_not_continue_the_last_one_is_a_defect() {
+    let directory = Directory::new();
+    let spool = directory.open().await;
+    spool.append(&batch(1, 1, "a"), 1).await.unwrap();
+    let mut elsewhere = batch(2, 1, "a");
+    elsewhere.previous = BinlogPosition::at(set(9));
+    for wrong in [batch(1, 1, "a"), batch(3, 1, "a"), elsewhere] {
+        let error = spool.append(&wrong, 1).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Internal, "{error}");
+    }
+    assert_eq!(spool.numbers(), Some((1, 1)));
+    assert_eq!(spool.read(2).await.unwrap_err().kind(), Kind::Internal);
+    spool.append(&batch(2, 1, "a"), 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_without_events_keeps_its_place() {
+    let directory = Directory::new();
+    let spool = directory.open().await;
+    for number in 1..=3 {
+        spool
+            .append(&batch(number, u64::from(number != 2), "a"), 1)
+            .await
+            .unwrap();
+    }
+    assert_equal(&spool.read(2).await.unwrap(), &batch(2, 0, ""));
+    let shown: String = query(&spool, "select last_gtid from batches where batch = 2");
+    assert_eq!(shown, gtid(2).to_string());
+}
+
+#[tokio::test]
+async fn a_crash_leaves_what_was_appended_and_nothing_of_what_was_not() {
+    let directory = Directory::new();
+    let spool = directory.open().await;
+    let crashed = |name: &str| SpoolSettings {
+        directory: directory.0.join(name),
+        max_bytes: 256 * MIB,
+    };
+    let copy = |name: &str, cut: u64| {
+        let to = crashed(name).directory;
+        std::fs::create_dir_all(&to).unwrap();
+        for suffix in ["", "-wal"] {
+            let from = with_suffix(spool.path(), suffix);
+            let to = to.join(from.file_name().unwrap());
+            std::fs::copy(&from, &to).unwrap();
+            if suffix == "-wal" {
+                let file = std::fs::OpenOptions::new().write(true).open(to).unwrap();
+                file.set_len(file.metadata().unwrap().len() - cut).unwrap();
+            }
+        }
+    };
+    for number in 1..=5 {
+        spool
+            .append(&batch(number, 50, &text(500)), 1)
+            .await
+            .unwrap();
+    }
+    copy("whole", 0);
+    copy("torn", 1000);
+    for (name, last) in [("whole", 5), ("torn", 4)] {
+        let spool = Spool::open(&crashed(name), SOURCE).await.unwrap();
+        assert_eq!(spool.numbers(), Some((1, last)), "{name}");
+        for number in 1..=last {
+            assert_equal(
+                &spool.read(number).await.unwrap(),
+                &batch(number, 50, &text(500)),
+            );
+        }
+        spool.append(&batch(last + 1, 1, "a"), 1).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn large_values_and_schema_versions_come_back_and_go_with_the_last_batch_that_needs_them() {
+    let directory = Directory::new();
+    let spool = directory.open().await;
+    let huge = LargeValue::new(LargeKind::Binary, noise(20 * MIB as usize + 7, 1));
+    let small = LargeValue::new(LargeKind::Json, b"{\"a\": 1}".to_vec());
+    let same_bytes = LargeValue::new(LargeKind::String, b"{\"a\": 1}".to_vec());
+    let (one, two) = (schema("orders-1"), schema("orders-2"));
+    let make = |number| match number {
+        1 => batch_of(
+            1,
+            vec![
+                event(
+                    1,
+                    0,
+                    "a",
+                    Some(&one),
+                    vec![huge.clone(), small.clone(), same_bytes.clone()],
+                ),
+                event(1, 1, "b", None, Vec::new()),
+                event(1, 2, "c", Some(&two), vec![small.clone()]),
+            ],
+        ),
+        _ => batch_of(
+            2,
+            vec![
+                event(2, 0, "d", Some(&two), Vec::new()),
+                event(2, 1, "e", Some(&two), vec![huge.clone()]),
+            ],
+        ),
+    };
+    spool.append(&make(1), 1).await.unwrap();
+    spool.append(&make(2), 1).await.unwrap();
+    assert_eq!(query::<i64>(&spool, "select count(*) from pieces"), 3 + 1);
+    assert_eq!(query::<i64>(&spool, "select count(*) from schemas"), 2);
+    drop(spool);
+    let spool = directory.open().await;
+    for number in 1..=2 {
+        assert_equal(&spool.read(number).await.unwrap(), &make(number));
+    }
+    spool.remove_through(1).await.unwrap();
+    assert_eq!(query::<i64>(&spool, "select count(*) from pieces"), 3);
+    assert_eq!(query::<i64>(&spool, "select count(*) from schemas"), 1);
+    assert_equal(&spool.read(2).await.unwrap(), &make(2));
+    spool.remove_through(2).await.unwrap();
+    for table in [
+        "pieces",
+        "schemas",
+        "batch_values",
+        "batch_schemas",
+        "batches",
+    ] {
+        assert_eq!(
+            query::<i64>(&spool, &format!("select count(*) from {table}")),
+            0,
+            "{table}"
+        );
+    }
+    assert!(
+        bytes_on_disk(&spool) < MIB,
+        "the file shrinks after an outage"
+    );
+}
+
+#[tokio::test]
+async fn a_full_spool_says_so_takes_nothing_half_and_has_room_again_after_draining() {
+    let directory = Directory::new();
+    let limit = 16 * MIB;
+    let spool = Spool::open(&directory.settings(limit), SOURCE)
+        .await
+        .unwrap();
+    let make = |number| batch(number, 100, &text(9000));
+    let mut number = 1;
+    let error = loop {
+        match spool.append(&make(number), 1).await {
+            Ok(()) => number += 1,
+            Err(error) => break error,
+        }
+        assert!(bytes_on_disk(&spool) <= limit);
+    };
+    assert_eq!(error.kind(), Kind::SpoolUnavailable);
+    for part in [
+        "SPOOL_MAX_BYTES",
+        &spool.path().display().to_string(),
+        "batch",
+    ] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert!(number > 10, "most of the space is used: {number} batches");
+    let figures = spool.figures();
+    assert!(figures.is_refusing);
+    assert!(figures.bytes <= limit && figures.max_bytes == limit);
+    let last = number - 1;
+    assert_eq!(spool.numbers(), Some((1, last)));
+    assert_eq!(query::<i64>(&spool, "select max(batch) from batches"), last);
+    // Drained from one end while the other takes what is read meanwhile: the room is used again.
+    for drained in 1..=3 * last {
+        assert_equal(&spool.read(drained).await.unwrap(), &make(drained));
+        spool.remove_through(drained).await.unwrap();
+        spool.append(&make(last + drained), 1).await.unwrap();
+        assert!(bytes_on_disk(&spool) <= limit);
+    }
+    assert!(!spool.figures().is_refusing);
+    spool.remove_through(4 * last).await.unwrap();
+    assert_eq!(spool.numbers(), None);
+    assert!(bytes_on_disk(&spool) < MIB);
+    // A batch that never fits is told as well.
+    let huge = LargeValue::new(LargeKind::Binary, noise(20 * MIB as usize, 2));
+    let huge = batch_of(1, vec![event(1, 0, "a", None, vec![huge])]);
+    assert_eq!(
+        spool.append(&huge, 1).await.unwrap_err().kind(),
+        Kind::SpoolUnavailable
+    );
+    spool.append(&make(1), 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lower_limit_than_what_is_spooled_only_stops_what_comes() {
+    let directory = Directory::new();
+    let spool = directory.open().await;
+    for number in 1..=40 {
+        spool
+            .append(&batch(number, 100, &text(9000)), 1)
+            .await
+            .unwrap();
+    }
+    drop(spool);
+    let spool = Spool::open(&directory.settings(16 * MIB), SOURCE)
+        .await
+        .unwrap();
+    let error = spool.append(&batch(41, 1, "a"), 1).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::SpoolUnavailable);
+    for number in 1..=40 {
+        spool.read(number).await.unwrap();
+        spool.remove_through(number).await.unwrap();
+    }
+    spool.append(&batch(41, 1, "a"), 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_noticed_and_the_batches_before_it_are_kept() {
+    let directory = Directory::new();
+    let spool = directory.open().await;
+    for number in 1..=6 {
+        spool
+            .append(&batch(number, 3, &format!("the text of batch {number}")), 4)
+            .await
+            .unwrap();
+    }
+    let path = spool.path().to_owned();
+    drop(spool);
+    damage(&path, b"the text of batch 4");
+    let spool = directory.open().await;
+    assert_eq!(spool.numbers(), Some((1, 6)), "only reading it tells");
+    let error = spool.read(4).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::SpoolDamaged);
+    assert!(error.to_string().contains("batch 4"), "{error}");
+    assert!(error.to_string().contains(&gtid(4).to_string()), "{error}");
+    assert!(!error.to_string().contains("the text"), "{error}");
+    assert_equal(
+        &spool.read(5).await.unwrap(),
+        &batch(5, 3, "the text of batch 5"),
+    );
+
+    let aside = spool.keep_before(4, &error.to_string()).await.unwrap();
+    assert!(
+        aside.to_str().unwrap().contains(".damaged-"),
+        "{}",
+        aside.display()
+    );
+    assert_eq!(spool.numbers(), Some((1, 3)));
+    assert_eq!(spool.figures().events, 9);
+    for number in 1..=3 {
+        assert_equal(
+            &spool.read(number).await.unwrap(),
+            &batch(number, 3, &format!("the text of batch {number}")),
+        );
+    }
+    assert_eq!(
+        query::<i64>(&spool, "select epoch from batches where batch = 3"),
+        4
+    );
+    spool.append(&batch(4, 3, "read again"), 4).await.unwrap();
+    let kept: i64 = Connection::open(&aside)
+        .unwrap()
+        .query_row("select count(*) from batches", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(kept, 6, "nothing is deleted");
+}
+
+#[tokio::test]
+async fn damage_to_what_a_batch_refers_to_is_noticed() {
+    let directory = Directory::new();
+    for (needle, length) in [
+        (&b"needle in a value"[..], 9 * MIB as usize),
+        (b"orders-schema", 10),
+    ] {
+        let spool = directory.open().await;
+        let mut bytes = noise(length, 3);
+        bytes.extend_from_slice(b"needle in a value");
+        let value = LargeValue::new(LargeKind::Binary, bytes);
+        let version = schema("orders-schema");
+        let mut only = batch_of(1, vec![event(1, 0, "a", Some(&version), vec![value])]);
+        spool.append(&only, 1).await.unwrap();
+        // One more, since the last batch is verified at start.
+        only = batch(2, 1, "a");
+        spool.append(&only, 1).await.unwrap();
+        let path = spool.path().to_owned();
+        drop(spool);
+        damage(&path, needle);
+        let spool = directory.open().await;
+        let error = spool.read(1).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::SpoolDamaged, "{error}");
+        assert_eq!(spool.ends().await.unwrap_err().kind(), Kind::SpoolDamaged);
+        spool.keep_before(1, "test").await.unwrap();
+        assert_eq!(spool.numbers(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_whose_reference_vanished_is_damaged() {
+    let directory = Directory::new();
+    let spool = directory.open().await;
+    let value = LargeValue::new(LargeKind::String, b"some text".to_vec());
+    let version = schema("orders-1");
+    for table in ["batch_values", "batch_schemas", "pieces", "schemas"] {
+        let only = batch_of(
+            1,
+            vec![event(1, 0, "a", Some(&version), vec![value.clone()])],
+        );
+        spool.append(&only, 1).await.unwrap();
+        Connection::open(spool.path())
+            .unwrap()
+            .execute(&format!("delete from {table}"), [])
+            .unwrap();
+        let error = spool.read(1).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::SpoolDamaged, "{table}: {error}");
+        spool.remove_through(1).await.unwrap();
+    }
+}
+
+/// Names of the files in the spool's directory that end with or contain `part`.
+fn files(spool: &Spool, part: &str) -> Vec<PathBuf> {
+    std::fs::read_dir(spool.path().parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().contains(part))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_set_aside_at_start_and_its_good_batches_are_kept() {
+    let directory = Directory::new();
+    let spool = directory.open().await;
+    for number in 1..=6 {
+        spool
+            .append(
+                &batch(number, 100, &format!("the text of batch {number}")),
+                1,
+            )
+            .await
+            .unwrap();
+    }
+    let path = spool.path().to_owned();
+    drop(spool);
+    damage(&path, b"the text of batch 6");
+    let spool = directory.open().await;
+    assert_eq!(
+        spool.numbers(),
+        Some((1, 5)),
+        "the last batch is verified at start"
+    );
+    assert_eq!(files(&spool, ".damaged-").len(), 1);
+    spool.append(&batch(6, 1, "a"), 1).await.unwrap();
+    drop(spool);
+
+    // Cut off: what lies before the cut is kept.
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    let spool = directory.open().await;
+    assert_eq!(files(&spool, ".damaged-").len(), 2);
+    let kept = spool.numbers().map_or(0, |(first, last)| {
+        assert_eq!(first, 1);
+        last
+    });
+    assert!(kept < 6);
+    for number in 1..=kept {
+        assert_equal(
+            &spool.read(number).await.unwrap(),
+            &batch(number, 100, &format!("the text of batch {number}")),
+        );
+    }
+    spool.append(&batch(kept + 1, 1, "a"), 1).await.unwrap();
+    drop(spool);
+
+    // Nothing of SQLite at all.
+    std::fs::write(&path, noise(100_000, 4)).unwrap();
+    let spool = directory.open().await;
+    assert_eq!(spool.numbers(), None);
+    assert_eq!(files(&spool, ".damaged-").len(), 3);
+    spool.append(&batch(1, 1, "a"), 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_crash_while_a_file_is_replaced_is_finished_at_the_next_start() {
+    let directory = Directory::new();
+    let spool = directory.open().await;
+    spool.append(&batch(1, 1, "a"), 1).await.unwrap();
+    let path = spool.path().to_owned();
+    drop(spool);
+    // The old file is renamed, the new one not yet.
+    std::fs::rename(&path, with_suffix(&path, ".new")).unwrap();
+    let spool = directory.open().await;
+    assert_eq!(spool.numbers(), Some((1, 1)));
+    drop(spool);
+    // Both are there: the new one is unfinished.
+    std::fs::write(with_suffix(&path, ".new"), b"unfinished").unwrap();
+    let spool = directory.open().await;
+    assert_eq!(spool.numbers(), Some((1, 1)));
+    assert!(!with_suffix(&path, ".new").exists());
+}
+
+#[tokio::test]
+async fn what_is_set_aside_is_kept_under_a_new_name() {
+    let directory = Directory::new();
+    let spool = directory.open().await;
+    let mut names = Vec::new();
+    for _ in 0..3 {
+        spool.append(&batch(5, 2, "a"), 1).await.unwrap();
+        let aside = spool
+            .set_aside("it does not continue the offset")
+            .await
+            .unwrap();
+        assert!(aside.to_str().unwrap().contains(".superseded-"));
+        assert_eq!((spool.numbers(), spool.figures().events), (None, 0));
+        let count: i64 = Connection::open(&aside)
+            .unwrap()
+            .query_row("select count(*) from batches", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(count, 1);
+        names.push(aside);
+    }
+    names.dedup();
+    assert_eq!(names.len(), 3);
+}
+
+#[tokio::test]
+async fn a_spool_that_another_daemon_has_open_is_refused() {
+    let directory = Directory::new();
+    let spool = directory.open().await;
+    let error = Spool::open(&directory.settings(256 * MIB), SOURCE)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::SpoolUnavailable);
+    assert!(error.to_string().contains("another sdl"), "{error}");
+    assert!(
+        error.to_string().contains(spool.path().to_str().unwrap()),
+        "{error}"
+    );
+    // Another source is another file.
+    Spool::open(&directory.settings(256 * MIB), "mysql://other:3306")
+        .await
+        .unwrap();
+    drop(spool);
+    directory.open().await;
+}
+
+#[tokio::test]
+async fn the_file_of_another_source_or_version_or_program_is_refused_and_left_alone() {
+    let directory = Directory::new();
+    let spool = directory.open().await;
+    spool.append(&batch(1, 1, "a"), 1).await.unwrap();
+    let path = spool.path().to_owned();
+    drop(spool);
+    for (sql, part) in [
+        (
+            "update about set source_id = 'mysql://other:3306'",
+            "mysql://other:3306",
+        ),
+        ("pragma user_version = 2", "format 2"),
+        ("pragma application_id = 1", "no spool of sdl"),
+    ] {
+        let changed = Connection::open(&path).unwrap();
+        changed.execute_batch(sql).unwrap();
+        changed.close().unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let error = Spool::open(&directory.settings(256 * MIB), SOURCE)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), Kind::SpoolUnavailable);
+        assert!(error.to_string().contains(part), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        let changed = Connection::open(&path).unwrap();
+        changed
+            .execute_batch("update about set source_id = 'mysql://db.example:3306'; pragma user_version = 1; pragma application_id = 0x73646c53")
+            .unwrap();
+    }
+    assert_eq!(directory.open().await.numbers(), Some((1, 1)));
+}
+
+#[tokio::test]
+async fn an_operator_sees_all_of_it_with_the_sqlite3_shell_beside_the_daemon() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = Directory::new();
+    let spool = directory.open().await;
+    for number in 3..=5 {
+        spool.append(&batch(number, 4, "a"), 9).await.unwrap();
+    }
+    let shell = Connection::open(spool.path()).unwrap();
+    let row: (i64, String, i64, i64, i64, String, String, String, i64, String) = shell
+        .query_row(
+            "select batch, created_at, epoch, events, bytes, first_gtid, last_gtid, file, position, sha256 from batches where batch = 4",
+            [],
+            |row| {
+                Ok((
+                    row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?,
+                    row.get(8)?, row.get(9)?,
+                ))
+            },
+        )
+        .unwrap();
+    let expected = batch(4, 4, "a");
+    assert_eq!(
+        (row.0, row.2, row.3, row.4),
+        (4, 9, 4, expected.bytes as i64)
+    );
+    row.1.parse::<jiff::Timestamp>().unwrap();
+    assert_eq!((row.5, row.6), (gtid(4).to_string(), gtid(4).to_string()));
+    assert_eq!(
+        (row.7.as_str(), row.8, row.9.len()),
+        ("binlog.000001", 1004, 64)
+    );
+    let overview: (i64, i64, i64, i64, String, String) = shell
+        .query_row(
+            "select batches, events, first_batch, last_batch, first_gtid, last_gtid from overview",
+            [],
+            |row| {
+                Ok((
+                    row.get(0)?,
+                    row.get(1)?,
+                    row.get(2)?,
+                    row.get(3)?,
+                    row.get(4)?,
+                    row.get(5)?,
+                ))
+            },
+        )
+        .unwrap();
+    assert_eq!(
+        overview,
+        (3, 12, 3, 5, gtid(3).to_string(), gtid(5).to_string())
+    );
+    // Row values: nobody else may read them.
+    for path in files(&spool, "spool-") {
+        assert_eq!(
+            path.metadata().unwrap().permissions().mode() & 0o777,
+            0o600,
+            "{}",
+            path.display()
+        );
+    }
+    let directory = spool.path().parent().unwrap();
+    assert_eq!(
+        directory.metadata().unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+    let name = spool.path().file_name().unwrap().to_str().unwrap();
+    assert!(
+        name.starts_with("spool-mysql-db-example-3306-") && name.ends_with(".sqlite3"),
+        "{name}"
+    );
+}
+
+#[tokio::test]
+async fn someone_who_reads_beside_the_daemon_stops_nothing() {
+    let directory = Directory::new();
+    let limit = 16 * MIB;
+    let spool = Spool::open(&directory.settings(limit), SOURCE)
+        .await
+        .unwrap();
+    spool.append(&batch(1, 100, &text(9000)), 1).await.unwrap();
+    let mut shell = Connection::open(spool.path()).unwrap();
+    let reading = shell.transaction().unwrap();
+    let count: i64 = reading
+        .query_row("select count(*) from batches", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(count, 1);
+    for number in 2..=4 {
+        spool
+            .append(&batch(number, 100, &text(9000)), 1)
+            .await
+            .unwrap();
+    }
+    drop(reading);
+    spool.remove_through(4).await.unwrap();
+    assert_eq!(spool.numbers(), None);
+}
+
+#[tokio::test]
+async fn a_removal_that_the_disk_refused_is_made_up_for_before_the_next_batch() {
+    let directory = Directory::new();
+    let spool = directory.open().await;
+    for number in 1..=3 {
+        spool.append(&batch(number, 1, "a"), 1).await.unwrap();
+    }
+    let mut shell = Connection::open(spool.path()).unwrap();
+    let writing = shell
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .unwrap();
+    let error = spool.remove_through(3).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::SpoolUnavailable);
+    assert_eq!(spool.numbers(), None);
+    drop(writing);
+    // MongoDB took batches 4 to 9 directly meanwhile.
+    spool.append(&batch(10, 1, "a"), 1).await.unwrap();
+    drop(spool);
+    let spool = directory.open().await;
+    assert_eq!(spool.numbers(), Some((10, 10)));
+    assert_eq!(spool.figures().events, 1);
+}
+
+/// A small file system of its own, where mounting is allowed (root).
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(directory: &Directory, size: &str) -> Option<Self> {
+        let path = directory.0.join("mounted");
+        std::fs::create_dir_all(&path).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(&path)
+            .output()
+            .is_ok_and(|output| output.status.success());
+        if !mounted {
+            eprintln!("not tested: this user may not mount a file system");
+        }
+        mounted.then_some(Self(path))
+    }
+
+    fn remount(&self, options: &str) {
+        let status = std::process::Command::new("mount")
+            .args(["-o", &format!("remount,{options}")])
+            .arg(&self.0)
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    async fn open(&self) -> Result<Spool> {
+        let settings = SpoolSettings {
+            directory: self.0.join("spool"),
+            max_bytes: 256 * MIB,
+        };
+        Spool::open(&settings, SOURCE).await
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_and_the_spool_goes_on_when_there_is_room() {
+    let directory = Directory::new();
+    let Some(disk) = Mounted::new(&directory, "12m") else {
+        return;
+    };
+    let spool = disk.open().await.unwrap();
+    let make = |number| batch(number, 100, &text(9000));
+    let mut number = 1;
+    let error = loop {
+        match spool.append(&make(number), 1).await {
+            Ok(()) => number += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), Kind::SpoolUnavailable, "{error}");
+    assert!(error.to_string().contains("disk"), "{error}");
+    assert!(spool.figures().is_refusing);
+    let last = number - 1;
+    assert!(last >= 3, "{last} batches");
+    // Again and again: still nothing half-written.
+    for _ in 0..3 {
+        assert_eq!(
+            spool.append(&make(number), 1).await.unwrap_err().kind(),
+            Kind::SpoolUnavailable
+        );
+    }
+    assert_eq!(spool.numbers(), Some((1, last)));
+    for number in 1..=last {
+        assert_equal(&spool.read(number).await.unwrap(), &make(number));
+    }
+    disk.remount("size=40m");
+    spool.append(&make(number), 1).await.unwrap();
+    assert!(!spool.figures().is_refusing);
+    disk.remount("size=100m");
+    drop(spool);
+    let spool = disk.open().await.unwrap();
+    assert_eq!(spool.numbers(), Some((1, number)));
+    for number in 1..=number {
+        assert_equal(&spool.read(number).await.unwrap(), &make(number));
+    }
+    drop(spool);
+}
+
+#[tokio::test]
+async fn a_full_disk_can_still_be_drained() {
+    let directory = Directory::new();
+    let Some(disk) = Mounted::new(&directory, "12m") else {
+        return;
+    };
+    let spool = disk.open().await.unwrap();
+    let make = |number| batch(number, 100, &text(9000));
+    let mut last = 0;
+    while spool.append(&make(last + 1), 1).await.is_ok() {
+        last += 1;
+    }
+    // Somebody else takes what is left.
+    let mut rest = std::fs::File::create(disk.0.join("rest")).unwrap();
+    while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
+    for number in 1..=last {
+        assert_equal(&spool.read(number).await.unwrap(), &make(number));
+        if let Err(error) = spool.remove_through(number).await {
+            assert_eq!(error.kind(), Kind::SpoolUnavailable, "{error}");
+        }
+        assert_eq!(
+            spool.numbers(),
+            (number < last).then_some((number + 1, last))
+        );
+    }
+    assert!(
+        bytes_on_disk(&spool) < MIB,
+        "what was drained gives its room back"
+    );
+    drop(rest);
+    std::fs::remove_file(disk.0.join("rest")).unwrap();
+    spool.append(&make(last + 1), 1).await.unwrap();
+    assert_eq!(spool.numbers(), Some((last + 1, last + 1)));
+    assert_equal(&spool.read(last + 1).await.unwrap(), &make(last + 1));
+}
+
+#[tokio::test]
+async fn a_read_only_disk_is_told_and_the_spool_goes_on_when_it_is_writable() {
+    let directory = Directory::new();
+    let Some(disk) = Mounted::new(&directory, "64m") else {
+        return;
+    };
+    let spool = disk.open().await.unwrap();
+    spool.append(&batch(1, 1, "a"), 1).await.unwrap();
+    drop(spool);
+    disk.remount("ro");
+    let error = disk.open().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::SpoolUnavailable);
+    assert!(error.to_string().contains("SPOOL_DIR"), "{error}");
+    disk.remount("rw");
+    let spool = disk.open().await.unwrap();
+    assert_eq!(spool.numbers(), Some((1, 1)));
+    spool.append(&batch(2, 1, "a"), 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_made_is_told() {
+    let directory = Directory::new();
+    std::fs::write(directory.0.join("spool"), b"a file").unwrap();
+    let error = Spool::open(&directory.settings(256 * MIB), SOURCE)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::SpoolUnavailable);
+    assert!(error.to_string().contains("SPOOL_DIR"), "{error}");
+}
+
+/// Whatever is done in whatever order, with restarts in between: the spool holds what a list would hold.
+#[tokio::test]
+async fn random_use_and_restarts_agree_with_a_model() {
+    let seed = std::env::var("SDL_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(20261121);
+    eprintln!("SDL_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let directory = Directory::new();
+    let limit = 16 * MIB;
+    let settings = directory.settings(limit);
+    let mut spool = Spool::open(&settings, SOURCE).await.unwrap();
+    let mut model: std::collections::VecDeque<Batch> = std::collections::VecDeque::new();
+    let mut next = 1;
+    let (mut refused, mut aside) = (0, 0);
+    for _ in 0..400 {
+        match random.u32(..100) {
+            0..60 => {
+                let version = schema(&format!("schema-{}", random.u32(..4)));
+                let events = (0..random.u64(..40))
+                    .map(|row| {
+                        let values = (0..random.usize(..40).saturating_sub(38))
+                            .map(|_| {
+                                LargeValue::new(
+                                    LargeKind::Binary,
+                                    noise(random.usize(1..400_000), random.u64(..5)),
+                                )
+                            })
+                            .collect();
+                        let schema = random.bool().then_some(&version);
+                        event(next, row, &text(random.usize(..60_000)), schema, values)
+                    })
+                    .collect();
+                let batch = batch_of(next, events);
+                match spool.append(&batch, 1).await {
+                    Ok(()) => {
+                        model.push_back(batch);
+                        next += 1;
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind(), Kind::SpoolUnavailable, "{error}");
+                        refused += 1;
+                    }
+                }
+            }
+            60..75 => {
+                let count = random.usize(..=model.len().min(20));
+                if let Some(last) = count.checked_sub(1).and_then(|index| model.get(index)) {
+                    spool.remove_through(last.number()).await.unwrap();
+                    model.drain(..count);
+                }
+            }
+            75..85 => {
+                drop(spool);
+                spool = Spool::open(&settings, SOURCE).await.unwrap();
+            }
+            85..88 if !model.is_empty() => {
+                let at = random.usize(..model.len());
+                let number = model[at].number();
+                spool.keep_before(number, "test").await.unwrap();
+                model.truncate(at);
+                next = number;
+                aside += 1;
+            }
+            _ => {
+                if !model.is_empty() {
+                    let expected = &model[random.usize(..model.len())];
+                    assert_equal(&spool.read(expected.number()).await.unwrap(), expected);
+                }
+            }
+        }
+        let ends = model.front().zip(model.back());
+        assert_eq!(
+            spool.numbers(),
+            ends.map(|(first, last)| (first.number(), last.number()))
+        );
+        let figures = spool.figures();
+        assert_eq!(figures.batches, model.len() as u64);
+        assert_eq!(
+            figures.events,
+            model
+                .iter()
+                .map(|batch| batch.events.len() as u64)
+                .sum::<u64>()
+        );
+        assert!(
+            bytes_on_disk(&spool) <= limit,
+            "{} bytes",
+            bytes_on_disk(&spool)
+        );
+    }
+    for expected in &model {
+        assert_equal(&spool.read(expected.number()).await.unwrap(), expected);
+    }
+    assert!(
+        refused > 0 && aside > 0,
+        "seed {seed}: {refused} refused, {aside} set aside"
+    );
+}
