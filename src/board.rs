@@ -37,10 +37,16 @@ pub struct Facts {
     pub spooled: Option<Committed>,
     /// Events committed by this run.
     pub events_committed: u64,
+    /// Those that were there already, and equal: a replay after the offset was set back by hand.
+    pub events_left_out: u64,
+    /// Those whose content MongoDB refuses, stored as `{ $bson }`.
+    pub events_opaque: u64,
     /// Batches committed by this run.
     pub batches_committed: u64,
     /// When the source last said that it has nothing more, while everything read was committed.
     pub idle_at: Option<Instant>,
+    /// The same, while everything read was committed or spooled.
+    pub safe_at: Option<Instant>,
     /// The server that is read.
     pub source: Source,
     /// The connections to MongoDB.
@@ -185,22 +191,6 @@ pub struct Source {
     pub connections: u64,
     /// When the last event of any kind was received, heartbeats too.
     pub heard_at: Option<Instant>,
-}
-
-impl Source {
-    /// A stream was opened.
-    pub fn connected_to(&mut self, address: String) {
-        self.connected = Some(address);
-        self.connections += 1;
-        self.since = Some(Instant::now());
-    }
-
-    /// There is no stream, or not any longer.
-    pub fn disconnected(&mut self) {
-        if self.connected.take().is_some() || self.since.is_none() {
-            self.since = Some(Instant::now());
-        }
-    }
 }
 
 impl Board {

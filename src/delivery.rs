@@ -324,11 +324,12 @@ impl Delivery {
             spooled = underway.is_spooled,
             "committed"
         );
-        let committed = Committed::of(&batch.next, committer.last_n());
         self.board.update(|facts| {
             facts.events_committed += outcome.inserted as u64;
+            facts.events_left_out += outcome.left_out as u64;
+            facts.events_opaque += outcome.opaque as u64;
             facts.batches_committed += 1;
-            facts.committed = Some(committed);
+            facts.committed = Some(Committed::of(&batch.next, committer.last_n()));
         });
     }
 

@@ -296,6 +296,16 @@ impl Page<'_> {
             "Batches committed since the start",
             facts.batches_committed,
         )?;
+        self.count(
+            "sdl_replayed_events",
+            "Events that were there already when they were committed, and equal",
+            facts.events_left_out,
+        )?;
+        self.count(
+            "sdl_opaque_events",
+            "Events whose content MongoDB refuses, stored as { $bson }",
+            facts.events_opaque,
+        )?;
         let in_flight = facts.in_flight_events as f64;
         self.gauge(
             "sdl_in_flight_events",

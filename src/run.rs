@@ -87,7 +87,10 @@ async fn run_until(
                 without_spool: without,
             } => without_spool = without,
         }
-        board.update(|facts| facts.role = Role::Starting);
+        board.update(|facts| {
+            facts.role = Role::Starting;
+            facts.source.connected = None;
+        });
         let delay = delays.next().unwrap_or(config.retry.max_delay);
         tokio::select! {
             biased;
@@ -297,9 +300,8 @@ impl Daemon {
             delivery::start(config, board, breaker, beginning.spool, beginning.committer);
         board.update(|facts| {
             facts.role = Role::Active;
-            let offset = &beginning.offset;
             // What the spool holds is safe, and not committed.
-            let durable = Committed::of(offset, offset.n);
+            let durable = Committed::of(&from, from.n);
             if beginning.is_spooled {
                 facts.spooled = Some(durable);
             } else {
@@ -499,16 +501,16 @@ impl Daemon {
                 crash_point("after-batch");
             }
         }
-        let in_flight = self.in_flight();
-        is_idle &= !*self.spooling.borrow()
-            && in_flight.batches == 0
-            && self.closed.is_empty()
-            && !self.batcher.has_progress();
+        let (in_flight, spooling) = (self.in_flight(), *self.spooling.borrow());
+        is_idle &= in_flight.batches == 0 && self.closed.is_empty() && !self.batcher.has_progress();
         let now = std::time::Instant::now();
         self.board.update(|facts| {
             facts.in_flight_events = in_flight.events;
             facts.source.heard_at = Some(now);
             if is_idle {
+                facts.safe_at = Some(now);
+            }
+            if is_idle && facts.spooled.is_none() && !spooling {
                 facts.idle_at = Some(now);
             }
         });

@@ -158,9 +158,9 @@ impl Shelf {
         }
         let first = self.held.map_or(number, |(first, _)| first);
         self.held = Some((first, number));
-        let spooled = Committed::of(&batch.next, batch.next.n);
-        self.board.update(|facts| facts.spooled = Some(spooled));
         self.publish();
+        let end = Committed::of(&batch.next, batch.next.n);
+        self.board.update(|facts| facts.spooled = Some(end));
     }
 
     fn refuse(&mut self, error: &Error) {
@@ -245,10 +245,9 @@ impl Shelf {
             figures.is_refusing = self.refusal.is_some();
             figures
         });
-        let is_empty = self.held.is_none();
         self.board.update(|facts| {
             facts.spool = figures;
-            if is_empty {
+            if self.held.is_none() {
                 facts.spooled = None;
             }
         });

@@ -233,11 +233,11 @@ pub struct Floor {
 }
 
 impl Measured {
-    /// Takes a new list of binlogs. A file that was active before a moment at which all was committed is the oldest that is needed
+    /// Takes a new list of binlogs. A file that was active before a moment at which all was safe is the oldest that is needed
     /// since: on a quiet server the last commit may be of a file that has long been purged.
     pub fn note_binlogs(&mut self, binlogs: Binlogs, asked_at: Instant, facts: &Facts) {
         if let Some(listed) = self.listed.take()
-            && facts.idle_at.is_some_and(|idle| idle > listed.at)
+            && facts.safe_at.is_some_and(|safe| safe > listed.at)
         {
             self.floor = Some(listed);
         }
@@ -265,7 +265,7 @@ impl Measured {
             .map(|floor| floor.file.clone());
         let needed = Needed {
             file: binlogs.later(begins, floor),
-            since: self.since(durable, facts),
+            since: self.since(durable, facts.safe_at),
         };
         Some((binlogs, needed))
     }
@@ -287,9 +287,9 @@ impl Measured {
     }
 
     /// The moment, of the server's clock, up to which everything is durable.
-    fn since(&self, durable: Option<&Committed>, facts: &Facts) -> Option<i64> {
+    fn since(&self, durable: Option<&Committed>, idle_at: Option<Instant>) -> Option<i64> {
         let commit = durable.and_then(|durable| durable.timestamp);
-        let idle = facts.idle_at.map(|idle| self.server_time(idle));
+        let idle = idle_at.map(|idle| self.server_time(idle));
         commit.map(bson::DateTime::timestamp_millis).max(idle)
     }
 }
@@ -297,7 +297,7 @@ impl Measured {
 /// The age of the last durable commit against the source's clock. When the source said that it has nothing more, and all was
 /// committed, it counts from that moment: so it stays small on a quiet server, and grows when the stream dies.
 pub fn lag(facts: &Facts, measured: &Measured, now: Instant) -> Option<Duration> {
-    let since = measured.since(facts.committed.as_ref(), facts)?;
+    let since = measured.since(facts.committed.as_ref(), facts.idle_at)?;
     let lag = measured.server_time(now).saturating_sub(since);
     Some(Duration::from_millis(u64::try_from(lag).unwrap_or(0)))
 }
@@ -485,7 +485,7 @@ impl Reasons {
         let moved = marks
             .iter()
             .filter_map(|mark| mark.as_ref().map(|mark| mark.at));
-        let moved = moved.chain(facts.idle_at).fold(active_since, Instant::max);
+        let moved = moved.chain(facts.safe_at).fold(active_since, Instant::max);
         let stalled = now.saturating_duration_since(moved);
         if facts.in_flight_events > 0 && stalled >= COMMIT_STALLED {
             let text = format!(

@@ -29,6 +29,7 @@ impl Example {
                 at: before(1),
             }),
             idle_at: Some(before(1)),
+            safe_at: Some(before(1)),
             ..Facts::default()
         };
         facts.source.connected = Some("db1:3306".to_owned());
@@ -183,7 +184,7 @@ fn events_that_wait_while_nothing_is_committed_are_unhealthy_after_a_minute() {
     example.facts.in_flight_events = 5;
     assert_eq!(example.judge().status, Status::Healthy);
     let long_ago = example.before(60);
-    example.facts.idle_at = Some(long_ago);
+    (example.facts.idle_at, example.facts.safe_at) = (Some(long_ago), Some(long_ago));
     if let Some(committed) = &mut example.facts.committed {
         committed.at = long_ago;
         committed.timestamp = Some(bson::DateTime::from_millis(SERVER_NOW));
@@ -250,7 +251,7 @@ fn pings_clocks_and_the_pool_have_their_limits() {
 #[test]
 fn headroom_warns_at_half_and_is_grave_at_a_tenth() {
     let mut example = Example::new();
-    example.facts.idle_at = None;
+    example.facts.safe_at = None;
     example.measured.binlogs = Some(binlogs(&[3, 4]));
     for (age, status) in [
         (499, Status::Healthy),
@@ -276,7 +277,7 @@ fn headroom_warns_at_half_and_is_grave_at_a_tenth() {
 #[test]
 fn what_is_spooled_is_not_needed_of_the_binlog_any_more() {
     let mut example = Example::new();
-    example.facts.idle_at = None;
+    example.facts.safe_at = None;
     example.measured.binlogs = Some(binlogs(&[3, 4]));
     if let Some(committed) = &mut example.facts.committed {
         committed.timestamp = Some(bson::DateTime::from_millis(SERVER_NOW - 990_000));
@@ -299,7 +300,7 @@ fn what_is_spooled_is_not_needed_of_the_binlog_any_more() {
 #[test]
 fn a_file_of_another_server_says_nothing_here() {
     let mut example = Example::new();
-    example.facts.idle_at = None;
+    example.facts.safe_at = None;
     example.measured.binlogs = Some(binlogs(&[70, 71]));
     let headroom = |example: &Example| {
         example
@@ -321,7 +322,7 @@ fn a_file_of_another_server_says_nothing_here() {
 fn on_a_quiet_server_what_is_needed_moves_on_without_a_commit() {
     let mut example = Example::new();
     let (hour_ago, now) = (example.before(3600), example.now);
-    example.facts.idle_at = Some(hour_ago + Duration::from_secs(5));
+    example.facts.safe_at = Some(hour_ago + Duration::from_secs(5));
     if let Some(committed) = &mut example.facts.committed {
         committed.timestamp = Some(bson::DateTime::from_millis(SERVER_NOW - 3_700_000));
     }

@@ -153,12 +153,12 @@ pub async fn read(
         is_cut: true,
     });
     let mut reader = Reader {
+        board,
         flavor: offset.flavor,
         looked_at: String::new(),
         assembler: Assembler::new(&config, offset.flavor, offset.position.gtid, offset.last),
         replicas: Replicas::new(&config),
         config,
-        board,
         open,
         chunks,
         heartbeats: 0,
@@ -171,11 +171,11 @@ pub async fn read(
 }
 
 struct Reader {
+    board: Arc<Board>,
     flavor: Flavor,
     /// The server whose tables were looked at.
     looked_at: String,
     config: Arc<Config>,
-    board: Arc<Board>,
     assembler: Assembler,
     replicas: Replicas,
     /// What was sent of a transaction whose end was not.
@@ -205,7 +205,7 @@ impl Reader {
             let transactions = self.assembler.transactions();
             self.heartbeats = 0;
             let Err(error) = self.connect_and_stream(&mut servers).await;
-            self.board.update(|facts| facts.source.disconnected());
+            self.note_connected(None);
             // New transactions, or three heartbeats: it was good, and what ended it says nothing about the server.
             let was_read = self.assembler.transactions() > transactions || self.heartbeats >= 3;
             if was_read {
@@ -250,9 +250,8 @@ impl Reader {
             gtid = %self.assembler.read(),
             "Connected to MySQL"
         );
-        self.board
-            .update(|facts| facts.source.connected_to(address.to_string()));
         self.replicas.attached();
+        self.note_connected(Some(address));
         let mut information = InformationSchema::new(&config, address, self.flavor);
         let mut chunk = Chunk::default();
         loop {
@@ -389,6 +388,18 @@ impl Reader {
                 },
             }
         }
+    }
+
+    /// Tells the board that a stream is open, or that none is any more.
+    fn note_connected(&self, address: Option<&MysqlAddress>) {
+        self.board.update(|facts| {
+            let source = &mut facts.source;
+            if address.is_some() || source.connected.is_some() {
+                source.since = Some(std::time::Instant::now());
+            }
+            source.connections += u64::from(address.is_some());
+            source.connected = address.map(ToString::to_string);
+        });
     }
 
     fn recorded(&self) -> Recorded<'_> {

@@ -38,7 +38,7 @@ use mongodb::options::{
 };
 use mongodb::{Client, Collection, Database, IndexModel};
 
-use crate::board::Pool;
+use crate::board::Board;
 use crate::breaker::Breaker;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -86,15 +86,14 @@ impl Store {
     /// Only what an operator must mend: a wrong URI or password, a standalone server, a missing right.
     pub async fn connect(config: &Config, breaker: &Breaker) -> Result<Self> {
         let retry = Retry::with_breaker(config.retry, breaker.clone());
-        let connections = breaker.board().facts().pool;
         retry
             .persist("connect to mongodb", || {
-                Self::try_connect(config, &retry, &connections)
+                Self::try_connect(config, &retry, breaker.board())
             })
             .await
     }
 
-    async fn try_connect(config: &Config, retry: &Retry, connections: &Arc<Pool>) -> Result<Self> {
+    async fn try_connect(config: &Config, retry: &Retry, board: &Board) -> Result<Self> {
         let mut options = parse_uri(config.mongo_uri.expose()).await?;
         options.app_name.get_or_insert_with(|| "sdl".to_owned());
         options
@@ -103,7 +102,9 @@ impl Store {
         options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
         let hosts = Hosts::default();
         options.sdam_event_handler = Some(hosts.handler());
-        options.cmap_event_handler = Some(pool::handler(connections));
+        let pool = Arc::default();
+        options.cmap_event_handler = Some(pool::handler(&pool));
+        board.update(|facts| facts.pool = pool);
         // It opens the files that the URI names, and no connection yet.
         let client = Client::with_options(options.clone()).map_err(|error| {
             Error::new(
@@ -311,6 +312,7 @@ async fn standalone_behind(mut options: ClientOptions) -> Option<Error> {
     options.repl_set_name.as_ref()?;
     options.repl_set_name = None;
     options.sdam_event_handler = None;
+    options.cmap_event_handler = None;
     options.direct_connection = Some(true);
     options.hosts.truncate(1);
     let client = Client::with_options(options).ok()?;
