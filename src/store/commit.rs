@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bson::{Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use mongodb::ClientSession;
+use mongodb::options::ReadConcern;
 
 use super::{Store, bounded, classify, durable, settle};
 use crate::batch::Batch;
@@ -209,16 +210,25 @@ impl Committer {
         let doing = format!("commit batch {number}");
         let retry = self.store.retry.clone();
         let mut failures = Failures::new(&retry, &doing);
-        loop {
+        let committed = loop {
             if batch.first_n != self.committed.n + 1 {
                 Arc::make_mut(&mut batch).number_events(self.committed.n + 1);
             }
             match self.attempt(&batch, staged, &doing).await {
-                Ok(()) => break,
-                Err(Failed::Fence | Failed::Duplicate) if self.is_applied(number).await? => break,
-                Err(Failed::Fence) => return Err(self.offset_moved_by_hand(number)),
-                Err(Failed::Duplicate) => {
-                    outcome.left_out += self.leave_out_present(Arc::make_mut(&mut batch)).await?
+                Ok(()) => {
+                    break Progress {
+                        batch: number,
+                        n: batch.next.n,
+                    };
+                }
+                Err(failed @ (Failed::Fence | Failed::Duplicate)) => {
+                    if let Some(applied) = self.applied(number, staged).await? {
+                        break applied;
+                    }
+                    if matches!(failed, Failed::Fence) {
+                        return Err(self.offset_moved_by_hand(number));
+                    }
+                    outcome.left_out += self.leave_out_present(Arc::make_mut(&mut batch)).await?;
                 }
                 Err(Failed::Content { index, error }) => {
                     make_opaque(Arc::make_mut(&mut batch), index, &error)?;
@@ -226,21 +236,18 @@ impl Committer {
                 }
                 Err(Failed::Unknown(error)) => {
                     failures.wait(&error).await;
-                    if self.is_applied(number).await? {
-                        break;
+                    if let Some(applied) = self.applied(number, staged).await? {
+                        break applied;
                     }
                 }
                 Err(Failed::Other(error)) if error.is_transient() => failures.wait(&error).await,
                 Err(Failed::Other(error)) => return Err(error),
             }
-        }
+        };
         crash_point("after-unstage");
         failures.over();
         outcome.inserted = batch.events.len();
-        self.committed = Progress {
-            batch: number,
-            n: batch.next.n,
-        };
+        self.committed = committed;
         Ok(outcome)
     }
 
@@ -335,7 +342,8 @@ impl Committer {
                     last = Some(classify::classify(doing, &error))
                 }
                 Ok(Err(error)) => return Err(Failed::Other(classify::classify(doing, &error))),
-                Err(timeout) => last = Some(timeout),
+                // Whoever waits for an outage to be known has waited long enough.
+                Err(timeout) => return Err(Failed::Unknown(timeout)),
             }
         }
         let unknown = || {
@@ -373,34 +381,54 @@ impl Committer {
             .await
     }
 
-    /// Reads the offset to learn whether batch `number` is in, and makes sure that the answer is durable.
-    async fn is_applied(&self, number: i64) -> Result<bool> {
-        let offset = self
-            .store
-            .retry
-            .persist("read the offset", || self.store.offset())
-            .await?;
-        match offset {
-            Some(offset) if offset.epoch != self.epoch => Err(self.store.fenced(self.epoch)),
-            Some(offset) if offset.batch >= number => {
-                // What was read may not be on a majority yet; a majority write to the same document is, and carries it along.
+    /// Reads the offset to learn whether batch `number` is in, and makes sure that the answer is durable. `n` is as it was written
+    /// then: the attempt that went in may have left documents out.
+    async fn applied(&self, number: i64, staged: bool) -> Result<Option<Progress>> {
+        loop {
+            let offset = self
+                .store
+                .retry
+                .persist("read the offset", || self.store.offset())
+                .await?;
+            let applied = match offset {
+                Some(offset) if offset.epoch != self.epoch => {
+                    return Err(self.store.fenced(self.epoch));
+                }
+                Some(offset) if offset.batch >= number => Progress {
+                    batch: offset.batch,
+                    n: offset.n,
+                },
+                Some(_) => return Ok(None),
+                None => {
+                    return Err(Error::new(
+                        Kind::StoreRefused,
+                        format!(
+                            "the offset of {} is gone from {}; restore it from a backup, or stop writing to it by hand",
+                            self.store.source_id,
+                            self.store.offsets.name()
+                        ),
+                    ));
+                }
+            };
+            // What was read may not be on a majority, and may yet be rolled back: only a majority write that finds the same there tells.
+            let is_durable = self
+                .store
+                .retry
+                .persist("confirm the offset", || {
+                    self.store.confirm(self.epoch, applied.batch, &self.session)
+                })
+                .await?;
+            if !is_durable {
+                continue;
+            }
+            if staged {
+                // Staged once more after the transaction had gone in unnoticed.
                 self.store
                     .retry
-                    .persist("confirm the offset", || {
-                        self.store.note_session(self.epoch, &self.session)
-                    })
+                    .persist("unstage a committed batch", || self.store.unstage(number))
                     .await?;
-                Ok(true)
             }
-            Some(_) => Ok(false),
-            None => Err(Error::new(
-                Kind::StoreRefused,
-                format!(
-                    "the offset of {} is gone from {}; restore it from a backup, or stop writing to it by hand",
-                    self.store.source_id,
-                    self.store.offsets.name()
-                ),
-            )),
+            return Ok(Some(applied));
         }
     }
 
@@ -428,7 +456,11 @@ impl Committer {
             .persist("read what is there already", || async {
                 let cursor = settle(
                     "read what is there already",
-                    self.store.changes.find(query.clone()),
+                    // Leaving out what may yet be rolled back would lose it.
+                    self.store
+                        .changes
+                        .find(query.clone())
+                        .read_concern(ReadConcern::majority()),
                 )
                 .await?;
                 settle("read what is there already", cursor.try_collect()).await

@@ -91,6 +91,28 @@ impl Store {
         }
     }
 
+    /// Whether the offset stands at `batch` on a majority, for a daemon that owns `epoch`: a write that finds it there, and that a
+    /// majority has, has what it found on that majority as well.
+    ///
+    /// # Errors
+    /// As of any call to MongoDB.
+    pub(super) async fn confirm(
+        &self,
+        epoch: i64,
+        batch: i64,
+        session: &ClientSession,
+    ) -> Result<bool> {
+        let mut found = self.by_source();
+        found.extend(doc! { "epoch": epoch, "batch": batch });
+        let updated = settle(
+            "confirm the offset",
+            self.offsets
+                .update_one(found, doc! { "$set": { "session": session.id().clone() } }),
+        )
+        .await?;
+        Ok(updated.matched_count > 0)
+    }
+
     /// Ends a session and with it a transaction that it left open. Without it the lock ends by itself within a minute, and the calls
     /// that wait for it are retried, so a refusal is only told.
     ///

@@ -205,6 +205,17 @@ impl Store {
         Ok(())
     }
 
+    /// Removes a batch that is committed.
+    pub(super) async fn unstage(&self, batch: i64) -> Result<()> {
+        let id = self.staging_id(batch);
+        settle(
+            "unstage a batch",
+            self.staging.delete_one(doc! { "_id": id }),
+        )
+        .await?;
+        Ok(())
+    }
+
     pub(super) async fn withdraw(&self, epoch: i64) -> Result<()> {
         let own = doc! { "source": &*self.source_id, "status": "pending", "epoch": epoch };
         settle("withdraw staged batches", self.staging.delete_many(own)).await?;

@@ -50,6 +50,34 @@ impl Spooled {
         }
     }
 
+    /// Another daemon records a part of what is spooled, in smaller batches, and is killed.
+    async fn overtake(&self) {
+        let settings = self
+            .settings
+            .clone()
+            .unset("SPOOL_DIR")
+            .set("BATCH_SIZE", 1)
+            .set("MYSQL_SERVER_ID", 99_999);
+        let database = self.mongod.database(settings.database()).await;
+        let batch = async || {
+            let offset = mongo::offset(&database).await.expect("an offset");
+            offset.get_i64("batch").expect("batch")
+        };
+        // Those that were staged already are committed as they were.
+        let goal = batch().await + 20;
+        let other = Daemon::start(&settings);
+        wait_until("the other daemon records", SOON, async || {
+            batch().await >= goal
+        })
+        .await;
+        other.kill9();
+        assert_ne!(
+            mongo::saved_gtid(&database).await,
+            Some(self.mysqld.executed_gtid().await),
+            "the other one has recorded all of it"
+        );
+    }
+
     /// MongoDB comes back while the daemon goes on from what is left of the spool: what is damaged is told and kept under another name,
     /// and its events are read again.
     async fn assert_set_aside_and_exact(self, name: &str) {
@@ -176,23 +204,7 @@ async fn a_damaged_spool_whose_binlog_is_purged_is_a_gap_with_its_range() {
 async fn a_spool_that_another_daemon_overtook_is_set_aside() {
     let spooled = Spooled::batches(100).await;
     spooled.mongod.start_again().await;
-    let alone = spooled
-        .settings
-        .clone()
-        .unset("SPOOL_DIR")
-        .set("BATCH_SIZE", 1)
-        .set("MYSQL_SERVER_ID", 99_999);
-    let other = Daemon::start(&alone);
-    super::commits_more(&spooled.mongod, alone.database()).await;
-    other.kill9();
-    let database = spooled.mongod.database(alone.database()).await;
-    let saved = mongo::saved_gtid(&database).await.unwrap();
-    assert_ne!(
-        saved,
-        spooled.mysqld.executed_gtid().await,
-        "the other one has recorded all of it: nothing is left to overtake"
-    );
-    // It is there at the start, or comes later.
+    spooled.overtake().await;
     let daemon = Daemon::start(&spooled.settings);
     caught_up_within(
         &spooled.mysqld,
@@ -214,15 +226,7 @@ async fn a_spool_that_another_daemon_overtook_is_set_aside() {
 async fn a_spool_that_another_daemon_overtook_is_set_aside_when_mongodb_is_back() {
     let spooled = Spooled::batches(100).await;
     spooled.mongod.start_again().await;
-    let alone = spooled
-        .settings
-        .clone()
-        .unset("SPOOL_DIR")
-        .set("BATCH_SIZE", 1)
-        .set("MYSQL_SERVER_ID", 99_999);
-    let other = Daemon::start(&alone);
-    super::commits_more(&spooled.mongod, alone.database()).await;
-    other.kill9();
+    spooled.overtake().await;
     spooled.mongod.kill();
     spooled.assert_set_aside_and_exact(".superseded-").await;
 }

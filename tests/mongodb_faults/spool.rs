@@ -15,7 +15,7 @@ use super::{
     BACKLOG, CLOSED, COMMIT, OPEN, SOON, assert_goes_on_exactly, commits_more, settings,
     start_mysqld, times_logged, under_load, with_quick_breaker,
 };
-use crate::load::{Load, TABLES};
+use crate::load::Load;
 
 /// From the spool and not from MongoDB, which is away.
 pub(super) const FROM_SPOOL: &str = "Resuming from the spool's GTID";
