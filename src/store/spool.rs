@@ -385,7 +385,9 @@ impl State {
         };
         let file = self.place.file();
         let is_empty = self.chain.is_none();
+        let (bytes, max_bytes) = (self.place.bytes(), self.max_bytes);
         let connection = self.connection()?;
+        file::make_room_to_remove(connection, bytes, max_bytes);
         let doing = format!("remove batches through {number}");
         let removed = match rows::remove_through(connection, number) {
             Ok(removed) => removed,

@@ -27,6 +27,9 @@ const LOG_PAGES: u64 = 512;
 /// What a file may grow by for the tables themselves.
 const EMPTY_PAGES: u64 = 16;
 
+/// Bytes below the limit that no batch takes: the write-ahead log of a removal. It writes few pages, whatever it frees.
+const REMOVAL_BYTES: u64 = 512 * 1024;
+
 /// Longest wait for someone who writes with the `sqlite3` shell.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -204,7 +207,7 @@ pub(super) fn make_room(
     let pages: u64 = pragma(connection, "page_count").map_err(fail)?;
     let free: u64 = pragma(connection, "freelist_count").map_err(fail)?;
     let grown = pages * PAGE_BYTES + needed.saturating_sub(free * PAGE_BYTES);
-    let fits = |log: u64| grown + log + needed <= max_bytes;
+    let fits = |log: u64| grown + log + needed + REMOVAL_BYTES <= max_bytes;
     if fits(file_bytes(wal)) {
         return Ok(());
     }
@@ -223,6 +226,15 @@ pub(super) fn make_room(
             (pages - free.min(pages)) * PAGE_BYTES + file_bytes(wal),
         ),
     ))
+}
+
+/// Sees to it that a removal's log stays below the limit. What cannot be folded now does not keep anything from being removed.
+pub(super) fn make_room_to_remove(connection: &Connection, bytes: u64, max_bytes: u64) {
+    if bytes + REMOVAL_BYTES > max_bytes
+        && let Err(error) = checkpoint(connection)
+    {
+        tracing::debug!(%error, "the spool's log stays as it is before a removal");
+    }
 }
 
 /// Gives the space of an empty spool back to the disk.

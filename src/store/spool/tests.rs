@@ -1027,7 +1027,7 @@ async fn random_use_and_restarts_agree_with_a_model() {
                 }
             }
             60..75 => {
-                let count = random.usize(..=model.len().min(20));
+                let count = random.usize(..=model.len().min(6));
                 if let Some(last) = count.checked_sub(1).and_then(|index| model.get(index)) {
                     spool.remove_through(last.number()).await.unwrap();
                     model.drain(..count);
@@ -1037,8 +1037,8 @@ async fn random_use_and_restarts_agree_with_a_model() {
                 drop(spool);
                 spool = Spool::open(&settings, SOURCE).await.unwrap();
             }
-            85..88 if !model.is_empty() => {
-                let at = random.usize(..model.len());
+            85..87 if !model.is_empty() => {
+                let at = random.usize(model.len() / 2..model.len());
                 let number = model[at].number();
                 spool.keep_before(number, "test").await.unwrap();
                 model.truncate(at);
