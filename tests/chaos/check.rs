@@ -84,11 +84,13 @@ pub(crate) async fn check(
             .extend(named.map(|difference| format!("{name}: {difference}")));
     }
 
-    let pending = mongo::pending(&database).await;
-    if pending > 0 {
+    let staged = database.collection::<Document>(mongo::STAGING);
+    let pending = mongo::find(&staged, doc! { "status": "pending" }, doc! { "batch": 1 }).await;
+    for mut batch in pending.into_iter().take(EXAMPLES) {
+        batch.remove("events");
         verdict
             .problems
-            .push(format!("{pending} batches are pending in staging"));
+            .push(format!("pending in staging: {batch}"));
     }
     let executed = mysqld.executed_gtid().await;
     let offset = mongo::offset(&database).await.expect("an offset");
@@ -100,8 +102,7 @@ pub(crate) async fn check(
     }
     if offset.get("n") != Some(&Bson::Int64(verdict.events as i64)) {
         verdict.problems.push(format!(
-            "the offset's n is {:?}, there are {} documents",
-            offset.get("n"),
+            "there are {} documents, the offset is {offset}",
             verdict.events
         ));
     }
