@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::batch::Batch;
 use crate::board::{Board, Committed};
-use crate::breaker::Breaker;
+use crate::breaker::{Breaker, State};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::crash_point;
@@ -340,7 +340,11 @@ impl Delivery {
         self.spooling.send_replace(true);
         let epoch = self.anchor.as_ref().map_or(0, Anchor::epoch);
         let mut trial: Option<(Instant, Trial)> = None;
-        let mut again_at = Instant::now() + self.breaker.settings().open;
+        let mut again_at = match self.breaker.state() {
+            State::Open => Instant::now() + self.breaker.settings().open,
+            // Only a stop is in a hurry: where the spool takes nothing, MongoDB still may.
+            State::Closed | State::HalfOpen => Instant::now(),
+        };
         loop {
             self.spool_hand(epoch).await?;
             if self.is_flushing() {
