@@ -33,11 +33,14 @@ use crate::failpoint::crash_point;
 use crate::offset::Offset;
 use crate::recovery::{Reconciled, recover};
 use crate::retry::Failures;
-use crate::store::{Anchor, CommitOutcome, Committer, Spool, Store};
+use crate::store::{Anchor, CommitOutcome, Committer, Patience, Spool, Store};
 use shelf::Shelf;
 
 /// How long a fenced daemon may take to withdraw what it staged; the new owner does not need it.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a daemon that stops may take to release its lease; the lease ends by itself.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What went a certain way: batches, events in them, bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -166,7 +169,7 @@ impl Drop for Staging {
 
 /// Where to go next.
 enum Way {
-    Forward(Committer),
+    Forward(Box<Committer>),
     Away,
     Ended(Ended),
 }
@@ -177,7 +180,7 @@ type Trial = Pin<Box<dyn Future<Output = Result<(Committer, Option<Offset>)>> + 
 impl Delivery {
     async fn run(mut self, committer: Option<Committer>) -> Result<Ended> {
         let mut way = match committer {
-            Some(committer) => Way::Forward(committer),
+            Some(committer) => Way::Forward(Box::new(committer)),
             None => Way::Away,
         };
         let result = loop {
@@ -217,7 +220,18 @@ impl Delivery {
 
     // --- forward
 
-    async fn forward(&mut self, mut committer: Committer) -> Result<Way> {
+    async fn forward(&mut self, mut committer: Box<Committer>) -> Result<Way> {
+        let way = self.commit_all(&mut committer).await;
+        if let Ok(Way::Ended(Ended::Flushed)) = way {
+            let released = tokio::time::timeout(RELEASE_TIMEOUT, committer.release_lease()).await;
+            tracing::debug!(?released, "released the lease");
+        }
+        way
+    }
+
+    async fn commit_all(&mut self, committer: &mut Committer) -> Result<Way> {
+        let renewal = committer.lease_renewal();
+        let mut renew_at = renewal.map(|renewal| Instant::now() + renewal);
         let (store, epoch) = (committer.store().clone(), committer.epoch());
         let breaker = self.breaker.clone();
         self.anchor = Some(committer.anchor());
@@ -235,6 +249,11 @@ impl Delivery {
                     () = breaker.opened() => return Ok(Way::Away),
                     error = store.refused() => return Err(error),
                     () = take(&mut self.input, &mut self.hand) => {}
+                    // Between commits only, so that it is never in the way of this daemon's own transaction.
+                    renewed = renew(committer, renew_at) => {
+                        renewed?;
+                        renew_at = renewal.map(|renewal| Instant::now() + renewal);
+                    }
                 }
                 continue;
             };
@@ -244,7 +263,7 @@ impl Delivery {
             }
             let (batch, staging) = (Arc::clone(&front.batch), front.staging.take());
             let outcome = {
-                let commit = commit_staged(&mut committer, staging, batch);
+                let commit = commit_staged(committer, staging, batch);
                 tokio::pin!(commit);
                 loop {
                     let has_room = self.hand.is_empty() && self.input.is_some();
@@ -263,7 +282,8 @@ impl Delivery {
                     }
                 }
             };
-            self.committed(&committer, outcome).await;
+            renew_at = renewal.map(|renewal| Instant::now() + renewal);
+            self.committed(committer, outcome).await;
         }
     }
 
@@ -443,14 +463,14 @@ impl Delivery {
                 }));
             };
         }
-        Ok(Way::Forward(committer))
+        Ok(Way::Forward(Box::new(committer)))
     }
 }
 
 /// Connects to a MongoDB that this process has not reached before, and finishes what is staged there.
 async fn first_contact(config: &Config, breaker: &Breaker) -> Result<(Committer, Offset)> {
     let store = Store::connect(config, breaker).await?;
-    recover(&store).await?.ok_or_else(|| {
+    recover(&store, Patience::NoWait).await?.ok_or_else(|| {
         Error::new(
             Kind::StoreRefused,
             "mongodb holds no offset of this source, but the spool holds batches that go on from one; restore the offset from a \
@@ -506,6 +526,12 @@ async fn commit_staged(
         }
     }
     committer.commit(batch).await
+}
+
+/// Gives a sign of the lease's holder when it is due; never where there is no lease.
+async fn renew(committer: &Committer, at: Option<Instant>) -> Result<()> {
+    sleep_until(at).await;
+    committer.renew_lease().await
 }
 
 /// Resolves when a stop is running out of time.

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::failpoint::crash_point;
 use crate::offset::Offset;
 use crate::position::BinlogPosition;
-use crate::store::{Committer, Spool, Store};
+use crate::store::{Committer, Patience, Spool, Store};
 
 /// What becomes of one pending batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,12 +128,13 @@ pub async fn compare(offset: &Offset, spool: &Spool) -> Result<Reconciled> {
     ))
 }
 
-/// Takes the source over and finishes what was staged. `None` for a source that was never read.
+/// Takes the source over and finishes what was staged. `None` for a source that was never read. Where another daemon holds the
+/// lease, `patience` says whether it is waited for.
 ///
 /// # Errors
 /// Those that an operator must mend; passing trouble is waited out.
-pub async fn recover(store: &Store) -> Result<Option<(Committer, Offset)>> {
-    let Some((mut committer, mut offset)) = Committer::take_over(store).await? else {
+pub async fn recover(store: &Store, patience: Patience) -> Result<Option<(Committer, Offset)>> {
+    let Some((mut committer, mut offset)) = Committer::take_over(store, patience).await? else {
         return Ok(None);
     };
     crash_point("after-take-over");

@@ -12,6 +12,7 @@ use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff;
 use tokio::time::Instant;
 
+use crate::board::Role;
 use crate::breaker::{Breaker, State};
 use crate::config::RetrySettings;
 use crate::error::{Error, Result};
@@ -40,6 +41,16 @@ impl Retry {
         Self {
             settings,
             breaker: Some(breaker),
+        }
+    }
+
+    /// Tells the board that another daemon records, and this one waits.
+    pub fn stands_by(&self, holder: &str) {
+        if let Some(breaker) = &self.breaker {
+            let holder = holder.to_owned();
+            breaker
+                .board()
+                .update(|facts| facts.role = Role::Standby { holder });
         }
     }
 

@@ -30,7 +30,7 @@ use crate::health;
 use crate::offset::Offset;
 use crate::recovery::{Reconciled, compare, recover};
 use crate::source::{self, Chunk};
-use crate::store::{Committer, Spool, Store};
+use crate::store::{Committer, Patience, Spool, Store};
 
 /// Chunks between reader and batcher. A chunk is about 256 KiB, so this is about 1 MiB: enough that neither waits for the
 /// other's scheduling.
@@ -76,16 +76,29 @@ async fn run_until(
     loop {
         let beginning = tokio::select! {
             biased;
-            () = &mut shutdown => None,
-            beginning = begin(config, breaker, without_spool) => Some(beginning?),
+            () = &mut shutdown => break,
+            beginning = begin(config, breaker, without_spool) => beginning,
         };
-        let Some(beginning) = beginning else { break };
-        let daemon = Daemon::new(config, board, breaker, beginning);
-        match daemon.run(shutdown.as_mut()).await? {
-            Ended::Flushed => return Ok(()),
-            Ended::BeginAgain {
+        let (is_asked, ended) = match beginning {
+            Ok(beginning) => {
+                let daemon = Daemon::new(config, board, breaker, beginning);
+                daemon.run(shutdown.as_mut()).await
+            }
+            Err(error) => (false, Err(error)),
+        };
+        match ended {
+            Ok(Ended::Flushed) => return Ok(()),
+            Ok(Ended::BeginAgain {
                 without_spool: without,
-            } => without_spool = without,
+            }) => without_spool = without,
+            // Another daemon records; what this one held is in the binlog.
+            Err(error) if error.kind() == Kind::Fenced && config.lease_ttl.is_some() => {
+                tracing::warn!(%error, "the lease is lost");
+            }
+            Err(error) => return Err(error),
+        }
+        if is_asked {
+            return Ok(());
         }
         board.update(|facts| {
             facts.role = Role::Starting;
@@ -141,7 +154,7 @@ async fn begin(config: &Config, breaker: &Breaker, without_spool: bool) -> Resul
     let (committer, offset) = tokio::select! {
         biased;
         connected = connect(config, breaker) => connected?,
-        () = breaker.opened() => {
+        () = opened_at_start(breaker) => {
             tracing::info!(
                 gtid = %last.position.gtid,
                 batch = last.batch,
@@ -176,6 +189,17 @@ async fn begin(config: &Config, breaker: &Breaker, without_spool: bool) -> Resul
         is_spooled: goes_on,
         spool,
     })
+}
+
+/// Waits until the breaker opens; for ever for a standby, which has nothing to go on with.
+async fn opened_at_start(breaker: &Breaker) {
+    breaker.opened().await;
+    let is_standby = breaker
+        .board()
+        .update(|facts| matches!(facts.role, Role::Standby { .. }));
+    if is_standby {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Opens the spool; gives the offset after its last batch with it. A spool that cannot be used costs only what it would be good for.
@@ -237,7 +261,7 @@ async fn connect(config: &Config, breaker: &Breaker) -> Result<(Committer, Offse
         "Connected to MongoDB"
     );
     loop {
-        if let Some((committer, offset)) = recover(&store).await? {
+        if let Some((committer, offset)) = recover(&store, Patience::Wait).await? {
             tracing::info!(
                 gtid = %offset.position.gtid,
                 batch = offset.batch,
@@ -332,8 +356,10 @@ impl Daemon {
         }
     }
 
-    async fn run(mut self, shutdown: Pin<&mut impl Future<Output = ()>>) -> Result<Ended> {
+    /// How it ended, and whether that is because it was asked to stop.
+    async fn run(mut self, shutdown: Pin<&mut impl Future<Output = ()>>) -> (bool, Result<Ended>) {
         let stopped = self.active(shutdown).await;
+        let is_asked = stopped.is_ok();
         let result = match stopped {
             Ok(()) => self.drain().await.map(|()| Ended::Flushed),
             // The source cannot go on, but what it read before is good.
@@ -349,7 +375,7 @@ impl Daemon {
         if !self.delivery.is_finished() {
             let _ = (&mut self.delivery).await;
         }
-        result
+        (is_asked, result)
     }
 
     /// Reads, batches and delivers until it is told to stop.

@@ -8,12 +8,14 @@
 //! were staged meanwhile are renumbered here, so that `n` never has a gap.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::{Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use mongodb::ClientSession;
 use mongodb::options::ReadConcern;
 
+use super::lease::{Claim, Watch};
 use super::{Store, bounded, classify, durable, settle};
 use crate::batch::Batch;
 use crate::error::{Error, Kind, Result};
@@ -24,6 +26,15 @@ use crate::retry::Failures;
 
 /// How often a commit whose answer was lost is asked again before the offset is read to learn what became of it.
 const COMMIT_REPEATS: u32 = 3;
+
+/// Whether a lease that is held is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Stand by until it is free.
+    Wait,
+    /// Do not.
+    NoWait,
+}
 
 /// What a commit did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,35 +115,106 @@ impl From<Error> for Failed {
 }
 
 impl Committer {
-    /// Takes the source over; gives the offset as it stands then, or `None` for a source never read before.
+    /// Takes the source over; gives the offset as it stands then, or `None` for a source never read before. Where LEASE=on, as soon
+    /// as its lease is free.
     ///
     /// # Errors
-    /// Those that an operator must mend; it waits for the others to pass.
-    pub async fn take_over(store: &Store) -> Result<Option<(Self, Offset)>> {
-        store
-            .retry
-            .persist("take the source over", || Self::try_take_over(store))
-            .await
+    /// Those that an operator must mend, and [`Kind::Fenced`] when the lease is held and is not to be waited for; it waits for the
+    /// others to pass.
+    pub async fn take_over(store: &Store, patience: Patience) -> Result<Option<(Self, Offset)>> {
+        let Some(claimant) = store.claimant.clone() else {
+            return store
+                .retry
+                .persist("take the source over", || Self::try_take_over(store))
+                .await;
+        };
+        let mut watch = Watch::new(claimant.ttl());
+        let mut told = None;
+        loop {
+            let session = store
+                .retry
+                .persist("start a session", || async {
+                    settle("start a session", store.client.start_session()).await
+                })
+                .await?;
+            let doing = "look at the lease";
+            let mut failures = Failures::new(&store.retry, doing);
+            let claim = loop {
+                match store.claim(&claimant, &mut watch, &session).await {
+                    Ok(claim) => break claim,
+                    Err(error) if error.is_transient() => failures.wait(&error).await,
+                    Err(error) => return Err(error),
+                }
+            };
+            failures.over();
+            match claim {
+                Claim::NoOffset => return Ok(None),
+                Claim::Taken(offset) => return Ok(Some(Self::of(store, session, offset))),
+                Claim::Held(holder) if patience == Patience::NoWait => {
+                    return Err(Error::new(
+                        Kind::Fenced,
+                        format!("{holder} holds the lease of {}", store.source_id),
+                    ));
+                }
+                Claim::Held(holder) => {
+                    if told.as_ref() != Some(&holder) {
+                        tracing::info!(holder, "standing by: another sdl holds the lease");
+                        store.retry.stands_by(&holder);
+                        told = Some(holder);
+                    }
+                    tokio::time::sleep(claimant.poll()).await;
+                }
+            }
+        }
     }
 
     async fn try_take_over(store: &Store) -> Result<Option<(Self, Offset)>> {
         let session = settle("start a session", store.client.start_session()).await?;
-        let Some(offset) = store.take_over(&session).await? else {
-            return Ok(None);
-        };
-        let committed = Progress {
-            batch: offset.batch,
-            n: offset.n,
-        };
-        Ok(Some((
-            Self {
-                store: store.clone(),
-                session,
-                epoch: offset.epoch,
-                committed,
+        let offset = store.take_over(&session).await?;
+        Ok(offset.map(|offset| Self::of(store, session, offset)))
+    }
+
+    fn of(store: &Store, session: ClientSession, offset: Offset) -> (Self, Offset) {
+        let committer = Self {
+            store: store.clone(),
+            session,
+            epoch: offset.epoch,
+            committed: Progress {
+                batch: offset.batch,
+                n: offset.n,
             },
-            offset,
-        )))
+        };
+        (committer, offset)
+    }
+
+    /// How often a sign is due when nothing is committed; None where LEASE=off.
+    pub fn lease_renewal(&self) -> Option<Duration> {
+        self.store
+            .claimant
+            .as_ref()
+            .map(|claimant| claimant.renewal())
+    }
+
+    /// Gives a sign to those who stand by.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`] when another daemon owns the source; passing trouble is waited out.
+    pub async fn renew_lease(&self) -> Result<()> {
+        self.store
+            .retry
+            .persist("renew the lease", || self.store.renew_lease(self.epoch))
+            .await
+    }
+
+    /// Lets a standby go on at once, where LEASE=on.
+    ///
+    /// # Errors
+    /// As of any call to MongoDB; the lease then ends by itself.
+    pub async fn release_lease(&self) -> Result<()> {
+        match self.store.claimant {
+            Some(_) => self.store.release_lease(self.epoch).await,
+            None => Ok(()),
+        }
     }
 
     /// What it takes to go on committing after this committer was given up.
@@ -284,11 +366,15 @@ impl Committer {
         next.insert("updatedAt", bson::DateTime::now());
         let fence =
             doc! { "_id": &*store.source_id, "epoch": self.epoch, "batch": batch.number() - 1 };
+        let mut update = doc! { "$set": next };
+        if store.claimant.is_some() {
+            update.insert("$inc", doc! { "lease.beat": 1_i64 });
+        }
         let moved = settle(
             doing,
             store
                 .offsets
-                .update_one(fence, doc! { "$set": next })
+                .update_one(fence, update)
                 .session(&mut self.session),
         )
         .await?;

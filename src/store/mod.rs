@@ -5,6 +5,7 @@
 //!
 //! - this file: connection, checks, collections and indexes;
 //! - [`ownership`]: the offset document, the epoch, and the end of a predecessor's open transaction;
+//! - [`lease`]: which of several daemons records;
 //! - [`staging`]: batches that are durable before they are committed, and what they refer to;
 //! - [`commit`]: the one transaction of a batch;
 //! - [`spool`]: batches on the local disk while MongoDB is away;
@@ -17,13 +18,14 @@
 mod classify;
 mod commit;
 mod hosts;
+mod lease;
 mod ownership;
 mod pool;
 pub mod pulse;
 mod spool;
 mod staging;
 
-pub use commit::{Anchor, CommitOutcome, Committer};
+pub use commit::{Anchor, CommitOutcome, Committer, Patience};
 pub use spool::Spool;
 
 use std::future::IntoFuture;
@@ -44,6 +46,7 @@ use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::retry::Retry;
 use hosts::Hosts;
+use lease::Claimant;
 
 /// Longest time for one call to MongoDB. A step-down stalls a call for about 10 s, a 16 MiB write on a busy disk takes
 /// seconds; more than this means that the connection is dead.
@@ -76,6 +79,8 @@ pub struct Store {
     known_schemas: Arc<staging::KnownSchemas>,
     source_id: Arc<str>,
     retry: Retry,
+    /// Where LEASE=on.
+    claimant: Option<Arc<Claimant>>,
 }
 
 impl Store {
@@ -144,6 +149,7 @@ impl Store {
             known_schemas: Arc::default(),
             source_id: config.source_id.as_str().into(),
             retry: retry.clone(),
+            claimant: config.lease_ttl.map(|ttl| Arc::new(Claimant::new(ttl))),
             client,
             hosts,
             database,

@@ -61,7 +61,12 @@ impl Store {
             self.offsets
                 .find_one_and_update(
                     self.by_source(),
-                    doc! { "$inc": { "epoch": 1_i64 }, "$set": { "session": session.id().clone() } },
+                    doc! {
+                        "$inc": { "epoch": 1_i64 },
+                        "$set": { "session": session.id().clone() },
+                        // Whoever needs no lease takes it from whoever has one.
+                        "$unset": { "lease": "" },
+                    },
                 )
                 .return_document(ReturnDocument::After),
         )
@@ -151,7 +156,7 @@ impl Store {
         doc! { "_id": &*self.source_id }
     }
 
-    fn parse_offset(&self, document: &Document) -> Result<Offset> {
+    pub(super) fn parse_offset(&self, document: &Document) -> Result<Offset> {
         Offset::from_document(document).map_err(|error| {
             Error::new(
                 Kind::StoreRefused,
