@@ -240,10 +240,11 @@ impl Delivery {
             if let Some(ended) = self.load(&store, epoch).await? {
                 return Ok(Way::Ended(ended));
             }
+            // What is spooled is safe where it is; the next start commits it.
+            if self.is_flushing() && self.lane.iter().all(|underway| underway.is_spooled) {
+                return Ok(Way::Ended(Ended::Flushed));
+            }
             let Some(front) = self.lane.front_mut() else {
-                if self.is_flushing() {
-                    return Ok(Way::Ended(Ended::Flushed));
-                }
                 tokio::select! {
                     biased;
                     () = breaker.opened() => return Ok(Way::Away),
@@ -257,10 +258,6 @@ impl Delivery {
                 }
                 continue;
             };
-            if front.is_spooled && self.input.is_none() && self.hand.is_empty() {
-                // It is safe where it is, and the next start commits it.
-                return Ok(Way::Ended(Ended::Flushed));
-            }
             let (batch, staging) = (Arc::clone(&front.batch), front.staging.take());
             let outcome = {
                 let commit = commit_staged(committer, staging, batch);
