@@ -149,7 +149,7 @@ impl Committer {
             failures.over();
             match claim {
                 Claim::NoOffset => return Ok(None),
-                Claim::Taken(offset) => return Ok(Some(Self::of(store, session, offset))),
+                Claim::Taken(offset) => return Ok(Some(Self::of(store, session, *offset))),
                 Claim::Held(holder) if patience == Patience::NoWait => {
                     return Err(Error::new(
                         Kind::Fenced,

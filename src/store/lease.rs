@@ -123,7 +123,7 @@ pub(super) enum Claim {
     /// The source was never read.
     NoOffset,
     /// It is this daemon's now.
-    Taken(Offset),
+    Taken(Box<Offset>),
     /// It is held by this one.
     Held(String),
 }
@@ -181,7 +181,7 @@ impl Store {
         match (taken, held) {
             (Some(taken), held) => {
                 tracing::info!(from = held, "took the lease");
-                Ok(Claim::Taken(self.parse_offset(&taken)?))
+                Ok(Claim::Taken(Box::new(self.parse_offset(&taken)?)))
             }
             (None, held) => {
                 Ok(Claim::Held(held.unwrap_or_else(|| {
