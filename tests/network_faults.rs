@@ -87,14 +87,29 @@ impl Scene {
 
     /// A daemon that streams while clients write; its line is the proxy's.
     async fn under_load(&self) -> (Daemon, Load) {
+        let load = Load::start(&self.mysqld, 2);
+        (self.streaming(&self.settings, &load).await, load)
+    }
+
+    /// [`under_load`](Self::under_load), with no more than a slow line carries: 40 transactions a second, in batches of the default
+    /// size.
+    async fn under_light_load(&self) -> (Daemon, Load) {
+        let load = Load::start_paced(&self.mysqld, 2, Duration::from_millis(50));
+        let settings = self.settings.clone().unset("BATCH_SIZE");
+        (self.streaming(&settings, &load).await, load)
+    }
+
+    async fn streaming(&self, settings: &Settings, load: &Load) -> Daemon {
         let (before, received) = (self.proxy.accepted(), self.proxy.received());
-        let (daemon, load) = faults::under_load(&self.mysqld, &self.settings).await;
+        let daemon = Daemon::start(settings);
+        daemon.wait_for_log(STREAMING, SOON).await;
+        load.more(20).await;
         assert!(self.proxy.accepted() > before, "it goes past the proxy");
         wait_until("it uses the line", SOON, async || {
             self.proxy.received() > received + 10_000
         })
         .await;
-        (daemon, load)
+        daemon
     }
 
     /// After the `time`th fault that broke connections, changes pass again.
@@ -190,10 +205,10 @@ async fn a_server_that_nobody_reaches(scene: &Scene) {
 }
 
 async fn two_hundred_milliseconds_of_latency(scene: &Scene) {
-    let (daemon, load) = scene.under_load().await;
+    let (daemon, load) = scene.under_light_load().await;
     scene.proxy.latency(Duration::from_millis(200));
-    for _ in 0..5 {
-        load.more(50).await;
+    for _ in 0..3 {
+        load.more(20).await;
         commits_more(&scene.mongod, scene.settings.database()).await;
     }
     assert_is_not_taken_for_dead(scene, &daemon);
@@ -215,7 +230,7 @@ async fn one_packet_of_a_hundred_is_lost(scene: &Scene) {
 }
 
 async fn a_hundred_kilobytes_a_second(scene: &Scene) {
-    let (daemon, load) = scene.under_load().await;
+    let (daemon, load) = scene.under_light_load().await;
     scene.proxy.bandwidth(Some(100_000));
     load.more(50).await;
     commits_more(&scene.mongod, scene.settings.database()).await;
