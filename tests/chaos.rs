@@ -392,7 +392,7 @@ impl Scene {
         let mut settings = self
             .settings
             .clone()
-            .set("BATCH_SIZE", [3, 20, 50, 1000][random.usize(..4)])
+            .set("BATCH_SIZE", [20, 50, 200, 1000][random.usize(..4)])
             .set("PIPELINE_DEPTH", random.u8(1..=6));
         if let Some(failpoint) = failpoint {
             settings = settings.set("FAILPOINTS", failpoint);
@@ -462,6 +462,10 @@ impl Scene {
             self.assert_is_running().await;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        println!(
+            "          recorded after {:.1} s",
+            started.elapsed().as_secs_f64()
+        );
         let mut figures = self.figures.lock().await;
         figures.longest_catch_up = figures.longest_catch_up.max(started.elapsed());
     }

@@ -6,16 +6,19 @@ mod common;
 mod faults;
 mod load;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::replication::{has_received, promote, replica_of};
-use common::servers::Scratch;
+use common::servers::{self, Scratch};
 use common::{Daemon, Mongod, Mysqld, Proxy, Settings, Signal, wait_until};
 use faults::{
     BACKLOG, BREAKER_CLOSED, BREAKER_OPEN, LATER, SOON, STREAMING, assert_goes_on_exactly,
     commits_more, logged_times, settings, start_servers, times_logged, under_load,
 };
+use jiff::Timestamp;
 use load::{Load, create_tables};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
@@ -178,6 +181,75 @@ async fn a_daemon_that_runs_out_of_file_descriptors_waits_until_it_has_some() {
     commits_more(&mongod, settings.database()).await;
     load.stop().await;
     assert_goes_on_exactly(&daemon, &mysqld, &mongod, &settings).await;
+}
+
+// --- the clock
+
+/// An hour forward, and two back: what is recorded has the source's times, and nothing waits for a clock.
+#[tokio::test]
+async fn a_clock_that_jumps_an_hour_changes_nothing() {
+    let (mysqld, mongod) = start_servers().await;
+    let scratch = Scratch::new("clock");
+    let clock = Clock::new(scratch.path());
+    let settings = settings(&mysqld, &mongod)
+        .set("LD_PRELOAD", servers::faketime().display())
+        .set("FAKETIME_TIMESTAMP_FILE", clock.file.display())
+        .set("FAKETIME_NO_CACHE", 1)
+        // A clock that is set does not move the monotonic one.
+        .set("DONT_FAKE_MONOTONIC", 1)
+        .set("FAKETIME_DONT_FAKE_MONOTONIC", 1);
+    let started = Timestamp::now();
+    let (daemon, load) = under_load(&mysqld, &settings).await;
+    for (time, hours) in [(2, 1), (3, -1), (4, 0)] {
+        clock.set(hours);
+        load.more(100).await;
+        commits_more(&mongod, settings.database()).await;
+        // What it logs now has the time that it believes.
+        assert!(faults::kill_dump_threads(&mysqld).await.unwrap() > 0);
+        logged_times(&daemon, STREAMING, time, SOON).await;
+        let lines = daemon.logs();
+        let line = lines.iter().rfind(|line| line.contains(STREAMING)).unwrap();
+        let logged: Timestamp = line.split_whitespace().next().unwrap().parse().unwrap();
+        let ahead = logged.as_second() - Timestamp::now().as_second();
+        assert!(
+            (ahead - hours * 3_600).abs() < 120,
+            "the clock was to be moved by {hours} h: {line}"
+        );
+        load.more(50).await;
+    }
+    load.stop().await;
+    assert_goes_on_exactly(&daemon, &mysqld, &mongod, &settings).await;
+    let now = Timestamp::now();
+    for change in mongod.changes(settings.database()).await {
+        let ts = change.get_datetime("ts").unwrap().timestamp_millis() / 1_000;
+        // The tables are some seconds older than the daemon.
+        assert!(
+            (started.as_second() - 60..=now.as_second()).contains(&ts),
+            "{change}"
+        );
+    }
+}
+
+/// By how much libfaketime moves the clock; it looks at the file at each call.
+struct Clock {
+    file: PathBuf,
+}
+
+impl Clock {
+    fn new(directory: &Path) -> Self {
+        let clock = Self {
+            file: directory.join("faketime"),
+        };
+        clock.set(0);
+        clock
+    }
+
+    fn set(&self, hours: i64) {
+        // Never half written.
+        let new = self.file.with_extension("new");
+        fs::write(&new, format!("{hours:+}h\n")).unwrap();
+        fs::rename(&new, &self.file).unwrap();
+    }
 }
 
 // --- two at once

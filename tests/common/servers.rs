@@ -59,6 +59,12 @@ pub fn mariadb_binaries() -> &'static MariadbBinaries {
     &BINARIES
 }
 
+/// A library that moves the clock of a process into which it is loaded (LD_PRELOAD).
+pub fn faketime() -> PathBuf {
+    let [library] = locate(&["--faketime"], ["SDL_FAKETIME"]);
+    library
+}
+
 /// What the named variables say (tests/run.sh sets them); where one is not set, what `tests/servers.sh` finds or fetches,
 /// so that a plain `cargo test` works too.
 fn locate<const COUNT: usize>(arguments: &[&str], names: [&str; COUNT]) -> [PathBuf; COUNT] {
