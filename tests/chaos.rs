@@ -20,6 +20,7 @@ mod chaos {
 }
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -67,7 +68,9 @@ async fn whatever_goes_wrong_the_audit_is_exact() {
         Some("mariadb") => Flavor::Mariadb10,
         Some(other) => panic!("SDL_CHAOS_FLAVOR={other} is neither mysql nor mariadb"),
     };
-    println!("SDL_CHAOS_SEED={seed} SDL_CHAOS_SECONDS={seconds}, {flavor:?}");
+    tell(&format!(
+        "SDL_CHAOS_SEED={seed} SDL_CHAOS_SECONDS={seconds}, {flavor:?}"
+    ));
 
     let started = Instant::now();
     let length = Duration::from_secs(seconds);
@@ -85,7 +88,7 @@ async fn whatever_goes_wrong_the_audit_is_exact() {
     let under_faults = started.elapsed();
     let verdict = scene.finish().await;
     let figures = scene.figures.lock().await;
-    println!("{}", report(&figures, transactions, under_faults, &verdict));
+    tell(&report(&figures, transactions, under_faults, &verdict));
     assert!(
         verdict.problems.is_empty() && verdict.lost == 0 && verdict.doubled == 0,
         "SDL_CHAOS_SEED={seed}: the audit is not exact: {} lost, {} doubled\n{}",
@@ -93,6 +96,11 @@ async fn whatever_goes_wrong_the_audit_is_exact() {
         verdict.doubled,
         verdict.problems.join("\n")
     );
+}
+
+/// Seed and figures are seen even when the test succeeds, whose output is captured; the faults with `--nocapture`.
+fn tell(text: &str) {
+    writeln!(std::io::stderr().lock(), "{text}").expect("stderr");
 }
 
 fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {

@@ -65,12 +65,18 @@ async fn a_daemon_that_is_stopped_for_fifteen_seconds_goes_on() {
 #[tokio::test]
 async fn a_daemon_within_its_memory_limit_keeps_up() {
     let (mysqld, mongod) = start_servers().await;
-    let settings =
-        settings(&mysqld, &mongod).inside(limited(&format!("--as={}", MEMORY_MIB << 20)));
+    let settings = settings(&mysqld, &mongod)
+        // The C library reserves 64 MiB for each thread that allocates, up to eight for each core: more than there is on a large host.
+        .set("MALLOC_ARENA_MAX", 2)
+        .inside(limited(&format!("--as={}", MEMORY_MIB << 20)));
     let (daemon, load) = under_load(&mysqld, &settings).await;
     load.more(2_000).await;
     load.stop().await;
-    eprintln!("{} MiB resident at most", daemon.peak_memory() >> 20);
+    eprintln!(
+        "{} MiB of address space at most, {} MiB of it resident",
+        in_proc(&daemon, "VmPeak:") >> 20,
+        daemon.peak_memory() >> 20
+    );
     assert_goes_on_exactly(&daemon, &mysqld, &mongod, &settings).await;
 }
 
@@ -78,10 +84,16 @@ async fn a_daemon_within_its_memory_limit_keeps_up() {
 #[tokio::test]
 async fn a_daemon_that_is_refused_memory_ends_and_the_next_one_is_exact() {
     let (mysqld, mongod) = start_servers().await;
-    let ample = settings(&mysqld, &mongod);
-    let limit = format!("--as={}", MEMORY_MIB << 20);
-    let scarce = ample.clone().inside(limited(&limit));
-    let (daemon, load) = under_load(&mysqld, &scarce).await;
+    let settings = settings(&mysqld, &mongod);
+    let (daemon, load) = under_load(&mysqld, &settings).await;
+    let pid = Pid::from_raw(daemon.pid().cast_signed()).expect("a process");
+    // What it has, and a little more.
+    let limit = Rlimit {
+        current: Some(in_proc(&daemon, "VmSize:") + (32 << 20)),
+        maximum: None,
+    };
+    prlimit(Some(pid), Resource::As, limit).expect("a limit");
+    load.more(50).await;
     mysqld
         .exec(
             "CREATE TABLE load_test.huge (id INT PRIMARY KEY, v LONGBLOB);
@@ -91,18 +103,23 @@ async fn a_daemon_that_is_refused_memory_ends_and_the_next_one_is_exact() {
     let (code, _) = daemon.wait_exit(LATER).await;
     assert_eq!(code, ABORTED, "{:?}", daemon.logs().last());
     assert!(daemon.has_logged("memory allocation of"));
-    // It comes to the same row again, and to no other end.
-    let again = Daemon::start(&scarce);
-    assert_eq!(again.wait_exit(LATER).await.0, ABORTED);
     load.more(50).await;
     load.stop().await;
-    let daemon = Daemon::start(&ample);
+    let daemon = Daemon::start(&settings);
     daemon.wait_for_log(STREAMING, SOON).await;
-    assert_goes_on_exactly(&daemon, &mysqld, &mongod, &ample).await;
+    assert_goes_on_exactly(&daemon, &mysqld, &mongod, &settings).await;
 }
 
-/// Address space with which sdl works under load (not resident memory, which is a tenth of it: each thread reserves an arena).
-const MEMORY_MIB: u64 = 700;
+/// A size of /proc/PID/status, in bytes.
+fn in_proc(daemon: &Daemon, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kilobytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
+    kilobytes.parse::<u64>().unwrap() << 10
+}
+
+/// Address space with which sdl works under load. Resident are 20 MiB of it; most are arenas and stacks that are reserved.
+const MEMORY_MIB: u64 = 300;
 
 /// The words before a command that set its limits.
 fn limited(limit: &str) -> Vec<String> {

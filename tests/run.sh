@@ -4,6 +4,8 @@
 #
 #   tests/run.sh                all of it
 #   tests/run.sh ARGUMENTS…     the arguments go to `cargo test`, for example: tests/run.sh --test fold
+#   tests/run.sh --chaos SECONDS [ARGUMENTS…]    chaos (tests/chaos.rs) takes so long instead of 60 s, for example:
+#                               tests/run.sh --chaos 1800 --test chaos -- --nocapture
 #
 # The tests that need no server run in seconds by themselves: cargo test --lib
 #
@@ -17,6 +19,11 @@ say() { printf '\n== %s\n' "$*" >&2; }
 die() { printf 'run: error: %s\n' "$*" >&2; exit 1; }
 
 main() {
+    if [[ ${1-} == --chaos ]]; then
+        [[ ${2-} =~ ^[0-9]+$ ]] || die "--chaos takes a number of seconds"
+        export SDL_CHAOS_SECONDS=$2
+        shift 2
+    fi
     require_rust
 
     say "servers and build tools"
