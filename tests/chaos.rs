@@ -8,6 +8,7 @@
 //! - SDL_CHAOS_SECONDS: for how long, 60 by default
 //! - SDL_CHAOS_SEED: the seed of a run that is to be repeated; it draws the same faults. When exactly they strike is the machine's.
 //! - SDL_CHAOS_FLAVOR: mysql or mariadb
+//! - SDL_CHAOS_DAEMONS: 1, or 2 that serve the source as active and standby (LEASE=on); drawn from the seed by default
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg(feature = "failpoints")]
 
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 use chaos::check::{Verdict, check};
 use chaos::plan::{Act, Blow, End, Fault, Plan, Then, Weather};
 use common::fold::Tables;
-use common::servers::Scratch;
+use common::servers::{Scratch, unique};
 use common::{
     Daemon, Flavor, Mongod, Mysqld, Proxy, Settings, Signal, caught_up_within, mongo, wait_until,
 };
@@ -37,7 +38,7 @@ use load::{Load, create_tables};
 use mongodb::Database;
 use mongodb::bson::{Bson, Document, doc};
 use sdl::failpoint::{CRASH_POINTS, OUTAGE_CRASH_POINTS};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// The offset has to move within this time once nothing is in its way.
 const STUCK: Duration = Duration::from_secs(120);
@@ -68,13 +69,15 @@ async fn whatever_goes_wrong_the_audit_is_exact() {
         Some("mariadb") => Flavor::Mariadb10,
         Some(other) => panic!("SDL_CHAOS_FLAVOR={other} is neither mysql nor mariadb"),
     };
+    let daemons = setting("SDL_CHAOS_DAEMONS").unwrap_or(1 + seed as usize % 2);
+    assert!((1..=2).contains(&daemons), "SDL_CHAOS_DAEMONS is 1 or 2");
     tell(&format!(
-        "SDL_CHAOS_SEED={seed} SDL_CHAOS_SECONDS={seconds}, {flavor:?}"
+        "SDL_CHAOS_SEED={seed} SDL_CHAOS_SECONDS={seconds} SDL_CHAOS_DAEMONS={daemons}, {flavor:?}"
     ));
 
     let started = Instant::now();
     let length = Duration::from_secs(seconds);
-    let scene = Scene::start(flavor, seed).await;
+    let scene = Scene::start(flavor, seed, daemons).await;
     let load = Load::start_paced(&scene.mysqld, CLIENTS, PAUSE);
     load.more(20).await;
     for act in Plan::new(seed, crash_points().count()) {
@@ -121,6 +124,8 @@ struct Figures {
     /// Ends of sdl without a warning: SIGKILL and crash points.
     kills: u64,
     breaker_opened: u64,
+    /// Times that a standby became active, and first starts.
+    leases_taken: u64,
     longest_catch_up: Duration,
 }
 
@@ -137,13 +142,14 @@ fn report(
         .map(|(kind, count)| format!("{count:6} {kind}"))
         .collect();
     lines.push(format!(
-        "{:.0} s: {all} faults ({} times two at once), {} kills of sdl, breaker opened {} times, \
+        "{:.0} s: {all} faults ({} times two at once), {} kills of sdl, breaker opened {} times, lease taken {} times, \
          {transactions} transactions by clients, {} recorded, {} events, {} lost, {} doubled; \
          longest wait for all of it {:.1} s",
         under_faults.as_secs_f64(),
         figures.two_at_once,
         figures.kills,
         figures.breaker_opened,
+        figures.leases_taken,
         verdict.transactions,
         verdict.events,
         verdict.lost,
@@ -153,7 +159,7 @@ fn report(
     lines.join("\n")
 }
 
-/// Servers, lines, and the one daemon.
+/// Servers, lines, and the daemon or the two of them.
 struct Scene {
     mysqld: Arc<Mysqld>,
     mongod: Mongod,
@@ -161,17 +167,38 @@ struct Scene {
     to_mongodb: Proxy,
     /// Past the proxy.
     database: Database,
-    settings: Settings,
     seed: u64,
     starts: AtomicU64,
-    daemon: Mutex<Daemon>,
+    daemons: Vec<Mutex<Instance>>,
     figures: Mutex<Figures>,
+}
+
+/// A daemon, as often as it is started, and what it is started with.
+struct Instance {
+    daemon: Daemon,
+    settings: Settings,
     // Last: it goes after the daemon that writes to it.
     _spool: Scratch,
 }
 
+impl Instance {
+    fn start(settings: &Settings) -> Self {
+        let spool = Scratch::new("spool");
+        // On one host the names of two replicas would be the same.
+        let settings = settings
+            .clone()
+            .set("MYSQL_SERVER_ID", 200_000 + unique())
+            .set("SPOOL_DIR", spool.path().display());
+        Self {
+            daemon: Daemon::start(&settings),
+            settings,
+            _spool: spool,
+        }
+    }
+}
+
 impl Scene {
-    async fn start(flavor: Flavor, seed: u64) -> Self {
+    async fn start(flavor: Flavor, seed: u64, daemons: usize) -> Self {
         let (mysqld, mongod) = tokio::join!(Mysqld::start_as(flavor, &[]), Mongod::start());
         create_tables(&mysqld).await;
         mysqld
@@ -183,30 +210,33 @@ impl Scene {
         let to_mysql = Proxy::start(mysqld.port());
         let to_mongodb = Proxy::start(mongod.port());
         put_behind(&mongod, &to_mongodb).await;
-        let spool = Scratch::new("spool");
         let uri = format!(
             "mongodb://{}/?replicaSet=rs0&serverSelectionTimeoutMS=1000",
             to_mongodb.addr()
         );
-        let settings = Settings::new(&mysqld, &mongod)
+        let mut settings = Settings::new(&mysqld, &mongod)
             .set("MYSQL_ADDR", to_mysql.addr())
             .set("MONGO_URI", uri)
-            .set("SPOOL_DIR", spool.path().display())
             .set("BREAKER_FAILURES", 2)
             .set("BREAKER_OPEN", "1s")
             .set("RETRY_MAX_DELAY", "1s");
+        if daemons > 1 {
+            settings = settings.set("LEASE", "on").set("LEASE_TTL", "2s");
+        }
+        let database = mongod.database(settings.database()).await;
+        let daemons = (0..daemons)
+            .map(|_| Mutex::new(Instance::start(&settings)))
+            .collect();
         Self {
-            database: mongod.database(settings.database()).await,
-            daemon: Mutex::new(Daemon::start(&settings)),
             mysqld: Arc::new(mysqld),
             mongod,
             to_mysql,
             to_mongodb,
-            settings,
+            database,
             seed,
             starts: AtomicU64::new(0),
+            daemons,
             figures: Mutex::default(),
-            _spool: spool,
         }
     }
 
@@ -292,28 +322,31 @@ impl Scene {
                 true
             }
             Fault::SdlKilled => {
-                let mut daemon = self.daemon.lock().await;
-                daemon.kill9();
+                let mut instance = self.instance(blow).await;
+                instance.daemon.kill9();
                 self.figures.lock().await.kills += 1;
                 passes.await;
-                self.restart(&mut daemon, None).await;
+                self.restart(&mut instance, None).await;
                 true
             }
             Fault::SdlTerminated => {
-                let mut daemon = self.daemon.lock().await;
-                self.terminate(&daemon).await;
+                let mut instance = self.instance(blow).await;
+                self.terminate(&instance.daemon).await;
                 passes.await;
-                self.restart(&mut daemon, None).await;
+                self.restart(&mut instance, None).await;
                 true
             }
             Fault::SdlPaused => {
-                let daemon = self.daemon.lock().await;
-                daemon.signal(Signal::STOP);
+                let instance = self.instance(blow).await;
+                instance.daemon.signal(Signal::STOP);
                 passes.await;
-                daemon.signal(Signal::CONT);
+                instance.daemon.signal(Signal::CONT);
                 true
             }
-            Fault::SdlCrashed { point, passes } => self.crash(point, passes, lasts).await,
+            Fault::SdlCrashed { point, passes } => {
+                let mut instance = self.instance(blow).await;
+                self.crash(&mut instance, point, passes, lasts).await
+            }
             Fault::Line(end, weather) => {
                 let line = match end {
                     End::Mysql => &self.to_mysql,
@@ -393,11 +426,16 @@ impl Scene {
 
     // --- sdl
 
+    /// The daemon that is hurt.
+    async fn instance(&self, blow: &Blow) -> MutexGuard<'_, Instance> {
+        self.daemons[blow.daemon % self.daemons.len()].lock().await
+    }
+
     /// Starts a daemon in place of one that has ended, with sizes of its own: no size may matter.
-    async fn restart(&self, daemon: &mut Daemon, failpoint: Option<String>) {
+    async fn restart(&self, instance: &mut Instance, failpoint: Option<String>) {
         let number = self.starts.fetch_add(1, Ordering::Relaxed);
         let mut random = fastrand::Rng::with_seed(self.seed ^ number);
-        let mut settings = self
+        let mut settings = instance
             .settings
             .clone()
             .set("BATCH_SIZE", [20, 50, 200, 1000][random.usize(..4)])
@@ -405,8 +443,15 @@ impl Scene {
         if let Some(failpoint) = failpoint {
             settings = settings.set("FAILPOINTS", failpoint);
         }
-        self.figures.lock().await.breaker_opened += times_logged(daemon, BREAKER_OPEN) as u64;
-        *daemon = Daemon::start(&settings);
+        self.count(&instance.daemon).await;
+        instance.daemon = Daemon::start(&settings);
+    }
+
+    /// What a daemon that has ended said of itself.
+    async fn count(&self, daemon: &Daemon) {
+        let mut figures = self.figures.lock().await;
+        figures.breaker_opened += times_logged(daemon, BREAKER_OPEN) as u64;
+        figures.leases_taken += times_logged(daemon, "took the lease") as u64;
     }
 
     async fn terminate(&self, daemon: &Daemon) {
@@ -418,12 +463,18 @@ impl Scene {
     }
 
     /// Ends the daemon and starts one that aborts at a crash point; whether it came there.
-    async fn crash(&self, point: usize, passes: u8, lasts: Duration) -> bool {
-        let mut daemon = self.daemon.lock().await;
-        daemon.kill9();
+    async fn crash(
+        &self,
+        instance: &mut Instance,
+        point: usize,
+        passes: u8,
+        lasts: Duration,
+    ) -> bool {
+        instance.daemon.kill9();
         let point = crash_points().nth(point).expect("a crash point");
-        self.restart(&mut daemon, Some(format!("{point}={passes}*off->return")))
+        self.restart(instance, Some(format!("{point}={passes}*off->return")))
             .await;
+        let daemon = &instance.daemon;
         let started = Instant::now();
         while daemon.is_running() && started.elapsed() < lasts + Duration::from_secs(2) {
             tokio::time::sleep(common::POLL).await;
@@ -435,15 +486,17 @@ impl Scene {
         }
         daemon.kill9();
         self.figures.lock().await.kills += 2;
-        self.restart(&mut daemon, None).await;
+        self.restart(instance, None).await;
         came_there
     }
 
     async fn assert_is_running(&self) {
-        let daemon = self.daemon.lock().await;
-        if !daemon.is_running() {
-            let (code, _) = daemon.wait_exit(SOON).await;
-            panic!("SDL_CHAOS_SEED={}: sdl ended by itself: {code}", self.seed);
+        for instance in &self.daemons {
+            let daemon = &instance.lock().await.daemon;
+            if !daemon.is_running() {
+                let (code, _) = daemon.wait_exit(SOON).await;
+                panic!("SDL_CHAOS_SEED={}: sdl ended by itself: {code}", self.seed);
+            }
         }
     }
 
@@ -478,13 +531,15 @@ impl Scene {
         figures.longest_catch_up = figures.longest_catch_up.max(started.elapsed());
     }
 
-    /// All of it is recorded, the daemon stops, and what it leaves is looked at.
+    /// All of it is recorded, the daemons stop, and what they leave is looked at.
     async fn finish(&self) -> Verdict {
-        let database = self.settings.database();
+        let database = self.database.name();
         caught_up_within(&self.mysqld, &self.mongod, database, STUCK).await;
-        let daemon = self.daemon.lock().await;
-        self.terminate(&daemon).await;
-        self.figures.lock().await.breaker_opened += times_logged(&daemon, BREAKER_OPEN) as u64;
+        for instance in &self.daemons {
+            let daemon = &instance.lock().await.daemon;
+            self.terminate(daemon).await;
+            self.count(daemon).await;
+        }
         check(&self.mysqld, &self.mongod, database, &TABLES, &alter).await
     }
 }

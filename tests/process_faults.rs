@@ -364,7 +364,11 @@ async fn a_crash_at_every_crash_point_of_an_outage_is_recovered() {
             let crashing = settings
                 .clone()
                 .set("FAILPOINTS", format!("{point}={when}"));
-            let (daemon, load) = under_load(&mysqld, &crashing).await;
+            // Every run reads what all before it have written.
+            let load = Load::start_paced(&mysqld, 2, Duration::from_millis(20));
+            let daemon = Daemon::start(&crashing);
+            daemon.wait_for_log(STREAMING, SOON).await;
+            load.more(50).await;
             let returns = *point == "after-return";
             mongod.kill();
             let mut rounds = 0;

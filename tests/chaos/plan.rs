@@ -63,6 +63,8 @@ enum Victim {
 pub(crate) struct Blow {
     pub(crate) fault: Fault,
     pub(crate) lasts: Duration,
+    /// Which of two daemons it hurts, if it hurts one.
+    pub(crate) daemon: usize,
 }
 
 /// One or two faults at once, and the time after them.
@@ -147,6 +149,7 @@ impl Plan {
         Blow {
             fault,
             lasts: Duration::from_millis(lasts),
+            daemon: random.usize(..2),
         }
     }
 }
