@@ -183,7 +183,9 @@ pub struct SpoolFigures {
 /// The server that is read.
 #[derive(Debug, Clone, Default)]
 pub struct Source {
-    /// Its address, while the stream is open.
+    /// The address of the server that was read last; none: none was.
+    pub address: Option<String>,
+    /// The same, while the stream is open.
     pub connected: Option<String>,
     /// Since when it has been connected, or not.
     pub since: Option<Instant>,

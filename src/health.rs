@@ -97,7 +97,6 @@ impl Monitor {
         let mut store = store::pulse::Pulse::new(Arc::clone(&self.config));
         let mut source = Source {
             pulse: source::pulse::Pulse::new(Arc::clone(&self.config)),
-            address: None,
             refused: None,
             binlogs_at: None,
         };
@@ -153,7 +152,7 @@ impl Monitor {
             }
             measured.source = Some(beat.map(|beat| beat.ping));
         });
-        if is_there && source.wants_binlogs(&self.measured()) {
+        if is_there && source.wants_binlogs(&address, &self.measured()) {
             self.look_at_binlogs(source, &address, facts).await;
         }
     }
@@ -193,8 +192,6 @@ impl Monitor {
 /// The monitor's side of the server that is read.
 struct Source {
     pulse: source::pulse::Pulse,
-    /// The last one that was read.
-    address: Option<String>,
     /// How often a stream had been opened when the account was refused.
     refused: Option<u64>,
     /// When its binlogs were last asked for, and of which server.
@@ -203,16 +200,13 @@ struct Source {
 
 impl Source {
     /// Whom to ask: only a server that the reader got into, and after a refusal not before it does so again.
-    fn address(&mut self, facts: &Facts) -> Option<String> {
-        if let Some(connected) = &facts.source.connected {
-            self.address = Some(connected.clone());
-        }
+    fn address(&self, facts: &Facts) -> Option<String> {
         let is_refused = self.refused == Some(facts.source.connections);
-        self.address.clone().filter(|_| !is_refused)
+        facts.source.address.clone().filter(|_| !is_refused)
     }
 
     /// Often enough to see a short retention run down, and seldom enough to cost a server with a long one nothing.
-    fn wants_binlogs(&self, measured: &Measured) -> bool {
+    fn wants_binlogs(&self, address: &str, measured: &Measured) -> bool {
         let interval = measured
             .binlogs
             .as_ref()
@@ -222,7 +216,7 @@ impl Source {
             });
         self.binlogs_at
             .as_ref()
-            .is_none_or(|(at, of)| at.elapsed() >= interval || Some(of) != self.address.as_ref())
+            .is_none_or(|(at, of)| at.elapsed() >= interval || of != address)
     }
 }
 

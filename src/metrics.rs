@@ -460,7 +460,7 @@ impl Page<'_> {
         self.gauge(
             "sdl_binlogs",
             Some(&Unit::Bytes),
-            "Their size",
+            "Size of the binlogs that the server has, together",
             Some(bytes as f64),
         )?;
         match (binlogs.oldest(), binlogs.active()) {

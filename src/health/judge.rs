@@ -313,20 +313,20 @@ pub fn judge(facts: &Facts, measured: &Measured, now: Instant) -> Health {
             };
         }
         Role::Starting => {
-            reasons.servers(facts, measured);
+            reasons.servers(measured);
             match reasons.0.is_empty() {
                 true => Status::Starting,
                 false => Status::Unhealthy,
             }
         }
         Role::Standby { .. } => {
-            reasons.servers(facts, measured);
+            reasons.servers(measured);
             Status::Standby
         }
         Role::Active => {
             let since = measured.active_since.unwrap_or(now);
             reasons.stream(facts, since, now);
-            reasons.servers(facts, measured);
+            reasons.servers(measured);
             reasons.delivery(facts, since, now);
             reasons.behind(facts, measured, now);
             reasons.pool(measured);
@@ -376,11 +376,9 @@ impl Reasons {
     }
 
     /// What both servers answered.
-    fn servers(&mut self, facts: &Facts, measured: &Measured) {
-        let is_away = facts.breaker != State::Closed;
+    fn servers(&mut self, measured: &Measured) {
         match &measured.store {
-            // The breaker says it already.
-            Some(Err(error)) if !is_away => {
+            Some(Err(error)) => {
                 self.add(
                     About::StorePing,
                     false,

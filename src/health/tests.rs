@@ -137,7 +137,6 @@ fn before_its_first_stream_it_is_not_ready_and_after_30_seconds_unhealthy() {
 fn an_outage_of_mongodb_is_bearable_while_the_spool_has_room() {
     let mut example = Example::new();
     example.facts.breaker = State::Open;
-    example.measured.store = Some(Err(Error::new(Kind::StoreUnavailable, "no answer")));
     example.spool(100, false);
     let (status, about, text) = example.because();
     assert_eq!((status, about), (Status::Degraded, About::Breaker));
@@ -371,16 +370,13 @@ fn a_start_without_mongodb_is_unhealthy_and_says_why() {
 fn monitored_is_only_whom_the_reader_got_into() {
     let mut source = Source {
         pulse: source::pulse::Pulse::new(Arc::new(config())),
-        address: None,
         refused: None,
         binlogs_at: None,
     };
     let mut facts = Facts::default();
     assert_eq!(source.address(&facts), None);
-    facts.source.connected = Some("db1:3306".to_owned());
+    facts.source.address = Some("db1:3306".to_owned());
     facts.source.connections = 1;
-    assert_eq!(source.address(&facts).as_deref(), Some("db1:3306"));
-    facts.source.connected = None;
     assert_eq!(source.address(&facts).as_deref(), Some("db1:3306"));
     source.refused = Some(1);
     assert_eq!(source.address(&facts), None);

@@ -399,6 +399,9 @@ impl Reader {
             }
             source.connections += u64::from(address.is_some());
             source.connected = address.map(ToString::to_string);
+            if source.connected.is_some() {
+                source.address.clone_from(&source.connected);
+            }
         });
     }
 
