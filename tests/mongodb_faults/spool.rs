@@ -261,8 +261,7 @@ async fn sdl_killed_while_it_spools_finds_mongodb_back_and_drains() {
     }
     daemon = Daemon::start(&settings);
     load.stop().await;
-    caught_up_within(&mysqld, &mongod, settings.database(), BACKLOG).await;
-    assert_eq!(spool.last(), None);
+    assert_drained(&daemon, &spool).await;
     assert_goes_on_exactly(&daemon, &mysqld, &mongod, &settings).await;
 }
 
