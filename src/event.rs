@@ -33,6 +33,8 @@ pub enum Operation {
     XaCommit,
     /// A prepared XA transaction was rolled back.
     XaRollback,
+    /// Transactions are missing for good, and somebody accepted that.
+    Gap,
 }
 
 impl Operation {
@@ -46,6 +48,7 @@ impl Operation {
             Self::Statement => "statement",
             Self::XaCommit => "xa_commit",
             Self::XaRollback => "xa_rollback",
+            Self::Gap => "gap",
         }
     }
 }
@@ -213,6 +216,45 @@ impl ChangeEvent {
             row: change.row,
             large_values,
             schema: change.schema.map(Arc::clone),
+        })
+    }
+
+    /// Writes the document of transactions that are missing for good; `meta.gap` tells of them. `place` is the binlog file and
+    /// position behind which they stood.
+    ///
+    /// # Errors
+    /// When it would be larger than BSON can say.
+    pub fn gap(
+        context: &TransactionContext,
+        place: (&str, u64),
+        gap: Document,
+    ) -> Result<Self, bson::error::Error> {
+        let id = context.id(0);
+        let (file, position) = place;
+        let document = doc! {
+            "_id": std::str::from_utf8(&id).unwrap_or_default(),
+            "n": 0_i64,
+            "ts": context.timestamp,
+            "op": Operation::Gap.name(),
+            "meta": {
+                "source": &*context.source_id,
+                "db": "",
+                "tbl": "",
+                "gtid": &*context.gtid,
+                "row": 0_i64,
+                "stmt": 0_i64,
+                "file": file,
+                "pos": i64::try_from(position).unwrap_or(i64::MAX),
+                "server_id": i64::from(context.server_id),
+                "thread_id": i64::from(context.thread_id),
+                "gap": gap,
+            },
+        };
+        Ok(Self {
+            document: RawDocumentBuf::try_from(&document)?,
+            row: 0,
+            large_values: Vec::new(),
+            schema: None,
         })
     }
 

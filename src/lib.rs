@@ -20,6 +20,7 @@ pub mod batch;
 pub mod board;
 pub mod breaker;
 pub mod bson_writer;
+pub mod cli;
 pub mod config;
 pub mod delivery;
 pub mod error;
@@ -27,6 +28,7 @@ pub mod event;
 pub mod failpoint;
 #[cfg(test)]
 mod fuzz;
+pub mod gap;
 pub mod health;
 pub mod hex;
 pub mod host;

@@ -4,8 +4,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use sdl::config::{self, Config};
-use sdl::error::{EXIT_CLEAN, EXIT_CONFIGURATION, EXIT_FAILURE};
+use sdl::cli::{self, Command};
+use sdl::config::Config;
+use sdl::error::{EXIT_CLEAN, EXIT_CONFIGURATION, EXIT_FAILURE, Error};
+use sdl::gap::Outcome;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 use tokio::sync::Notify;
@@ -14,23 +16,17 @@ use tokio::sync::Notify;
 const WORKER_THREADS: usize = 2;
 
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        None | Some("run") => {}
-        Some("--help" | "-h" | "help") => {
-            print(&help());
-            return ExitCode::from(EXIT_CLEAN);
-        }
-        Some("--version" | "-V") => {
-            print(&format!("sdl {}\n", env!("CARGO_PKG_VERSION")));
-            return ExitCode::from(EXIT_CLEAN);
-        }
-        Some(other) => {
-            eprintln!(
-                "sdl: unknown command `{other}`; expected `run` (the default), --help or --version"
-            );
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(mistake) if mistake.use_stderr() => {
+            eprint!("{mistake}");
             return ExitCode::from(EXIT_CONFIGURATION);
         }
-    }
+        Err(answer) => {
+            print(&answer.to_string());
+            return ExitCode::from(EXIT_CLEAN);
+        }
+    };
     let config = match Config::load() {
         Ok(config) => config,
         Err(mistakes) => {
@@ -42,10 +38,11 @@ fn main() -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    ExitCode::from(run(config))
+    ExitCode::from(execute(config, command))
 }
 
-fn run(config: Config) -> u8 {
+/// Does what was asked for; the exit code.
+fn execute(config: Config, command: Command) -> u8 {
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -60,31 +57,59 @@ fn run(config: Config) -> u8 {
         }
     };
     let result = runtime.block_on(async {
-        let stop = match stop_signal() {
-            Ok(stop) => stop,
-            Err(error) => {
-                tracing::error!(%error, "cannot listen for signals");
-                return EXIT_FAILURE;
-            }
-        };
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            source = config.source_id,
-            server_id = config.mysql_server_id,
-            "sdl starts"
-        );
-        match sdl::run::run(config, async move { stop.notified().await }).await {
-            Ok(()) => EXIT_CLEAN,
-            Err(error) => {
-                tracing::error!(exit = error.exit_code(), "{error}");
-                error.exit_code()
-            }
+        match command {
+            Command::Run => run(config).await,
+            Command::AcceptGap { reason } => accept_gap(&config, &reason).await,
         }
     });
     // Whatever still runs has nothing left to lose: it is staged, or in the binlog. It ends with the process and not before:
     // shut down in any order, a task of the MongoDB driver that asks another one panics, and the journal would have that.
     std::mem::forget(runtime);
     result
+}
+
+/// The daemon, until it is told to stop.
+async fn run(config: Config) -> u8 {
+    let stop = match stop_signal() {
+        Ok(stop) => stop,
+        Err(error) => {
+            tracing::error!(%error, "cannot listen for signals");
+            return EXIT_FAILURE;
+        }
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        source = config.source_id,
+        server_id = config.mysql_server_id,
+        "sdl starts"
+    );
+    match sdl::run::run(config, async move { stop.notified().await }).await {
+        Ok(()) => EXIT_CLEAN,
+        Err(error) => failed(&error),
+    }
+}
+
+/// A signal simply ends it: what it does is one transaction.
+async fn accept_gap(config: &Config, reason: &str) -> u8 {
+    match sdl::gap::accept(config, reason).await {
+        Ok(Outcome::Accepted { gap, n }) => {
+            print(&format!(
+                "accepted: {} will not be recorded, which the document n = {n} says; the next start goes on after {}\n",
+                gap.missing, gap.to
+            ));
+            EXIT_CLEAN
+        }
+        Ok(Outcome::Nothing(why)) => {
+            eprintln!("sdl: {why}; nothing was accepted");
+            EXIT_FAILURE
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &Error) -> u8 {
+    tracing::error!(exit = error.exit_code(), "{error}");
+    error.exit_code()
 }
 
 /// Notifies at the first SIGTERM or SIGINT; the second one ends the process at once.
@@ -106,18 +131,6 @@ fn stop_signal() -> std::io::Result<Arc<Notify>> {
         }
     });
     Ok(stop)
-}
-
-fn help() -> String {
-    format!(
-        "sdl {} - MySQL binlog to MongoDB: every row change as an audit document, exactly once, in order\n\n\
-         usage: sdl [run]       run in the foreground until SIGTERM\n       \
-                sdl --help      this text\n       \
-                sdl --version   the version\n\n\
-         exit codes: 0 clean stop; 3 an operator must decide (the last log line says what); 64 wrong settings; 1 anything else\n\n{}",
-        env!("CARGO_PKG_VERSION"),
-        config::help_text()
-    )
 }
 
 /// Prints without minding a reader that has gone, as in `sdl --help | head`.

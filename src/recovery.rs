@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use crate::batch::Batch;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::failpoint::crash_point;
 use crate::offset::Offset;
 use crate::position::BinlogPosition;
@@ -126,6 +126,43 @@ pub async fn compare(offset: &Offset, spool: &Spool) -> Result<Reconciled> {
         &last.next,
         follows.as_ref(),
     ))
+}
+
+/// Whether the spool goes on from `offset`; what it holds that is recorded is removed, and what contradicts it is set aside.
+///
+/// # Errors
+/// When it can neither be read nor set aside.
+pub async fn settle_spool(offset: &Offset, spool: &Spool) -> Result<bool> {
+    let compared = match compare(offset, spool).await {
+        Err(error) if error.kind() == Kind::SpoolDamaged => {
+            let next = offset.batch + 1;
+            let path = spool.keep_before(next, &error.to_string()).await?;
+            tracing::error!(%error, file = %path.display(), "what the spool holds is set aside; it is read again from the binlog");
+            compare(offset, spool).await?
+        }
+        compared => compared?,
+    };
+    match compared {
+        Reconciled::Empty => Ok(false),
+        Reconciled::GoesOn => {
+            spool.remove_through(offset.batch).await?;
+            Ok(true)
+        }
+        Reconciled::Covered => {
+            spool.remove_through(offset.batch).await?;
+            tracing::info!("what the spool holds is recorded already");
+            Ok(false)
+        }
+        Reconciled::Superseded(reason) => {
+            let path = spool.set_aside(&reason).await?;
+            tracing::error!(
+                reason,
+                file = %path.display(),
+                "what the spool holds is set aside; it is read again from the binlog, as far as it is not recorded"
+            );
+            Ok(false)
+        }
+    }
 }
 
 /// Takes the source over and finishes what was staged. `None` for a source that was never read. Where another daemon holds the

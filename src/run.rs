@@ -28,7 +28,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint::crash_point;
 use crate::health;
 use crate::offset::Offset;
-use crate::recovery::{Reconciled, compare, recover};
+use crate::recovery::{recover, settle_spool};
 use crate::source::{self, Chunk};
 use crate::store::{Committer, Patience, Spool, Store};
 
@@ -214,40 +214,6 @@ async fn open_spool(settings: &SpoolSettings, source_id: &str) -> Option<(Spool,
         Err(error) => {
             tracing::error!(%error, "the spool cannot be used");
             None
-        }
-    }
-}
-
-/// Whether the spool goes on from `offset`; what it holds that is recorded is removed, and what contradicts it is set aside.
-async fn settle_spool(offset: &Offset, spool: &Spool) -> Result<bool> {
-    let compared = match compare(offset, spool).await {
-        Err(error) if error.kind() == Kind::SpoolDamaged => {
-            let next = offset.batch + 1;
-            let path = spool.keep_before(next, &error.to_string()).await?;
-            tracing::error!(%error, file = %path.display(), "what the spool holds is set aside; it is read again from the binlog");
-            compare(offset, spool).await?
-        }
-        compared => compared?,
-    };
-    match compared {
-        Reconciled::Empty => Ok(false),
-        Reconciled::GoesOn => {
-            spool.remove_through(offset.batch).await?;
-            Ok(true)
-        }
-        Reconciled::Covered => {
-            spool.remove_through(offset.batch).await?;
-            tracing::info!("what the spool holds is recorded already");
-            Ok(false)
-        }
-        Reconciled::Superseded(reason) => {
-            let path = spool.set_aside(&reason).await?;
-            tracing::error!(
-                reason,
-                file = %path.display(),
-                "what the spool holds is set aside; it is read again from the binlog, as far as it is not recorded"
-            );
-            Ok(false)
         }
     }
 }

@@ -197,6 +197,19 @@ impl GtidSet {
         self.mysql.is_subset(&other.mysql) && self.mariadb.is_subset(&other.mariadb)
     }
 
+    /// The transactions that are in this set, in `other`, or in both; of MariaDB's domains, the newest of the two.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        let mut mariadb = self.mariadb.clone();
+        for gtid in other.mariadb.iter() {
+            mariadb.add(gtid);
+        }
+        Self {
+            mysql: self.mysql.union(&other.mysql),
+            mariadb,
+        }
+    }
+
     /// What this set has and `other` lacks, in words for an operator; `None` when there is nothing. MariaDB's identifiers
     /// cannot be counted off: what lies between two of a domain is told by its ends.
     #[must_use]

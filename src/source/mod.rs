@@ -16,6 +16,7 @@ mod document;
 mod event_type;
 #[cfg(test)]
 mod fuzz;
+pub mod gap;
 mod group;
 mod guard;
 pub mod headroom;

@@ -63,7 +63,7 @@ pub(super) struct Replicas {
 
 /// Another replica, as SHOW REPLICAS lists it.
 #[derive(Debug, PartialEq)]
-struct Replica {
+pub(super) struct Replica {
     server_id: u32,
     host: String,
     uuid: String,
@@ -161,6 +161,34 @@ impl Replicas {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    /// Another run of this source and store that is attached.
+    pub(super) async fn run_of_this_source(
+        &self,
+        connection: &mut Conn,
+    ) -> Result<Option<Replica>> {
+        let listed = bounded(ASKING, list(connection)).await?;
+        let name = self.identity.name();
+        Ok(listed.into_iter().find(|replica| replica.host == name))
+    }
+
+    /// Waits a little; the server notices within `SILENCE` of `started` that a replica is dead.
+    ///
+    /// # Errors
+    /// [`Kind::DuplicateReplica`] when it must have noticed by now.
+    pub(super) async fn wait_for_dead(&self, started: Instant, run: &Replica) -> Result<()> {
+        if started.elapsed() >= SILENCE {
+            return Err(Error::new(
+                Kind::DuplicateReplica,
+                format!(
+                    "an sdl of this source is attached under server_id {} and may have read what is purged now; stop sdl first",
+                    run.server_id
+                ),
+            ));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+        Ok(())
     }
 
     /// Whether it goes under the same server_id, and is no run of this source and store.

@@ -199,7 +199,10 @@ impl<'a> Servers<'a> {
 }
 
 /// Whether a server that says `facts` of itself can be read on from what is recorded.
-fn judge(facts: &Facts, recorded: Recorded<'_>) -> Result<()> {
+///
+/// # Errors
+/// The reasons against it.
+pub(super) fn judge(facts: &Facts, recorded: Recorded<'_>) -> Result<()> {
     preflight::judge(facts, recorded.read)?;
     match (recorded.cut, recorded.lacked_by(facts)) {
         (Some(cut), Some(_)) => Err(Error::new(

@@ -1,0 +1,118 @@
+//! The command line: what `sdl` can be asked to do, and what its help says.
+//!
+//! Settings come from the environment and not from here ([`config`](crate::config)); arguments only say what this one call is for.
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done: a clean stop, or the command did what it was asked
+  1   anything that has no better one; `accept-gap`: there is no gap, or it cannot be told, and nothing was changed
+  3   an operator must decide; the last log line says what was found and what mends it
+  64  wrong settings or arguments";
+
+/// The arguments of one call.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sdl",
+    version,
+    about = "MySQL binlog to MongoDB: every row change as an audit document, exactly once, in order"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Run in the foreground until SIGTERM (the default)
+    Run,
+    /// Go on behind transactions that no server has any more, and record that they are missing
+    #[command(
+        after_help = "It reads the same settings as the daemon, which must be stopped. Only where every server of MYSQL_ADDR has \
+                      purged what comes next, it writes a document with op \"gap\" (the missing transactions, the reason, who ran it, when) \
+                      and moves the saved offset behind them, both in one MongoDB transaction. Otherwise it changes nothing, says why, and \
+                      exits with 1.\n\nExample:\n  \
+                      sdl accept-gap --reason 'binlogs purged during the outage of 2026-11-21, ticket 4711'"
+    )]
+    AcceptGap {
+        /// Why the loss is accepted; stands in the document
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
+        reason: String,
+    },
+}
+
+/// Reads the arguments, the program's name first.
+///
+/// # Errors
+/// What is wrong with them; or what was asked for, where that is the help or the version.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
+    let matches = Arguments::command()
+        .after_help(format!("{EXIT_CODES}\n\n{}", config::help_text()))
+        .try_get_matches_from(arguments)?;
+    let arguments = Arguments::from_arg_matches(&matches)?;
+    Ok(arguments.command.unwrap_or(Command::Run))
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("it is empty; expected why the loss is accepted".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Command, clap::Error> {
+        let name = std::iter::once("sdl");
+        parse(name.chain(arguments.iter().copied()).map(OsString::from))
+    }
+
+    #[test]
+    fn without_arguments_it_runs() {
+        assert_eq!(parsed(&[]).unwrap(), Command::Run);
+        assert_eq!(parsed(&["run"]).unwrap(), Command::Run);
+    }
+
+    #[test]
+    fn the_reason_is_kept_as_it_is_and_must_say_something() {
+        let reason = "purged, ticket 4711".to_owned();
+        assert_eq!(
+            parsed(&["accept-gap", "--reason", " purged, ticket 4711 "]).unwrap(),
+            Command::AcceptGap { reason }
+        );
+        for wrong in [
+            &["accept-gap"][..],
+            &["accept-gap", "--reason"],
+            &["accept-gap", "--reason", " "],
+            &["accept-gap", "purged"],
+            &["unknown"],
+            &["run", "accept-gap"],
+        ] {
+            let error = parsed(wrong).unwrap_err();
+            assert!(error.use_stderr(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn help_tells_settings_and_exit_codes() {
+        for arguments in [&["--help"][..], &["-h"], &["help"]] {
+            let help = parsed(arguments).unwrap_err();
+            assert!(!help.use_stderr());
+            let text = help.to_string();
+            for part in ["accept-gap", "MYSQL_ADDR", "Exit codes", "64"] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+        }
+        let text = parsed(&["accept-gap", "--help"]).unwrap_err().to_string();
+        assert!(text.contains("Example:"), "{text}");
+    }
+}
