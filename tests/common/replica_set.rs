@@ -204,6 +204,33 @@ impl ReplicaSet {
         }
     }
 
+    /// From now on a primary that is cut off believes for so long that it is one, and the others wait for so long before they elect another.
+    pub async fn elect_after(&self, patience: Duration) {
+        let primary = self.primary().await;
+        let config = async |member| {
+            let answer = self.admin(member, doc! { "replSetGetConfig": 1 }).await;
+            answer
+                .get_document("config")
+                .expect("a configuration")
+                .clone()
+        };
+        let mut wanted = config(primary).await;
+        let version = wanted.get_i32("version").expect("a version") + 1;
+        wanted.insert("version", version);
+        wanted
+            .get_document_mut("settings")
+            .expect("settings")
+            .insert("electionTimeoutMillis", patience.as_millis() as i32);
+        self.admin(primary, doc! { "replSetReconfig": wanted })
+            .await;
+        for member in self.all() {
+            wait_until("every member knows of it", ELECTION, async || {
+                config(member).await.get_i32("version").expect("a version") == version
+            })
+            .await;
+        }
+    }
+
     /// The primary gives its role up, and another member takes it: the number of the new one.
     pub async fn step_down(&self) -> usize {
         let before = self.primary().await;

@@ -1,5 +1,7 @@
 //! A set of three members: who is primary changes, and what the old one had written alone is rolled back.
 
+use std::time::Duration;
+
 use mongodb::bson::{Document, doc};
 use mongodb::options::ReadConcern;
 
@@ -78,6 +80,35 @@ async fn what_a_primary_without_its_secondaries_committed_is_rolled_back_and_wri
     set.primary_among(&set.others(old)).await;
     commits_more(&set, settings.database()).await;
     load.more(50).await;
+    set.heal();
+    rolled_back(&set, old, settings.database()).await;
+    commits_more(&set, settings.database()).await;
+    load.stop().await;
+    assert_goes_on_exactly(&daemon, &mysqld, &set, &settings).await;
+}
+
+/// The commit has no answer, so sdl reads the offset where it went, sees it moved, and asks a majority to confirm it: by then another
+/// member is primary, and there it never happened.
+#[tokio::test]
+async fn what_was_read_from_the_old_primary_is_not_confirmed_by_the_new_one() {
+    let (mysqld, set) = tokio::join!(start_mysqld(), ReplicaSet::start());
+    let settings = settings(&mysqld, &set).set("BREAKER_FAILURES", 100);
+    let (daemon, load) = under_load(&mysqld, &settings).await;
+    set.elect_after(Duration::from_secs(600)).await;
+    let old = set.primary().await;
+    let others = set.others(old);
+    set.part_at(COMMIT, &isolation(&set, old));
+    set.has_struck(1).await;
+    daemon
+        .wait_for_log("no answer within 30 s", Duration::from_secs(60))
+        .await;
+    wait_until("the offset is to be confirmed", SOON, async || {
+        is_updating_offset(&set, old).await
+    })
+    .await;
+    set.admin(others[0], doc! { "replSetStepUp": 1 }).await;
+    // Before that it would fetch from the old one what it lacks.
+    set.primary_among(&others).await;
     set.heal();
     rolled_back(&set, old, settings.database()).await;
     commits_more(&set, settings.database()).await;
@@ -185,6 +216,22 @@ async fn rolled_back(set: &ReplicaSet, member: usize, database: &str) {
         },
     )
     .await;
+}
+
+/// Whether a write to the offset, outside of a transaction, waits for its majority.
+async fn is_updating_offset(set: &ReplicaSet, member: usize) -> bool {
+    let operations = set.admin(member, doc! { "currentOp": 1 }).await;
+    operations
+        .get_array("inprog")
+        .expect("operations")
+        .iter()
+        .filter_map(|operation| operation.as_document()?.get_document("command").ok())
+        .any(|command| {
+            command
+                .get_str("update")
+                .is_ok_and(|collection| collection == OFFSETS)
+                && !command.contains_key("autocommit")
+        })
 }
 
 /// Whether a secondary applies what it is sent (`rsSyncApplyStop` of MongoDB's own tests).
