@@ -20,7 +20,7 @@ use crate::offset::Offset;
 use crate::position::BinlogPosition;
 use crate::recovery::{recover, settle_spool};
 use crate::source::gap::{self, Gap, Verdict};
-use crate::store::{Committer, Spool, Store};
+use crate::store::{Committer, Patience, Spool, Store};
 
 /// What became of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,7 +66,55 @@ async fn look_and_accept(config: &Config, reason: &str, breaker: &Breaker) -> Re
     if let Verdict::Continues(server) = gap::look(config, &saved).await? {
         return Ok(nothing(&server, &saved));
     }
-    let (mut committer, offset) = everything_in_hand(config, &store).await?;
+    // Opened first, since nobody else can have it open then.
+    let spool = match &config.spool {
+        Some(settings) => Some(Spool::open(settings, &config.source_id).await?),
+        None => None,
+    };
+    let (mut committer, offset) = take_over(config, &store).await?;
+    let outcome = accept_as_owner(config, reason, &mut committer, offset, spool).await;
+    // Else a standby would wait for it.
+    let released = committer.release_lease().await;
+    outcome.and_then(|outcome| released.map(|()| outcome))
+}
+
+/// Takes the source over and commits what was staged.
+async fn take_over(config: &Config, store: &Store) -> Result<(Committer, Offset)> {
+    let recovered = match config.lease_ttl {
+        None => recover(store, Patience::Wait).await?,
+        // A holder that was killed gives no sign for LEASE_TTL; one that runs, does.
+        Some(ttl) => tokio::time::timeout(2 * ttl, recover(store, Patience::Wait))
+            .await
+            .map_err(|_| {
+                Error::new(
+                    Kind::Fenced,
+                    format!(
+                        "another sdl holds the lease of {}, and may have in hand what the servers no longer have; stop sdl first, \
+                         on every host",
+                        config.source_id
+                    ),
+                )
+            })??,
+    };
+    recovered.ok_or_else(|| {
+        Error::new(
+            Kind::StoreRefused,
+            "the saved offset disappeared while it was looked at; was it removed by hand?",
+        )
+    })
+}
+
+async fn accept_as_owner(
+    config: &Config,
+    reason: &str,
+    committer: &mut Committer,
+    offset: Offset,
+    spool: Option<Spool>,
+) -> Result<Outcome> {
+    let offset = match spool {
+        Some(spool) => commit_spooled(committer, offset, &spool).await?,
+        None => offset,
+    };
     let gap = match gap::look(config, &offset).await? {
         Verdict::Continues(server) => return Ok(nothing(&server, &offset)),
         Verdict::Gap(gap) => gap,
@@ -86,26 +134,16 @@ fn nothing(server: &str, offset: &Offset) -> Outcome {
     ))
 }
 
-/// Takes the source over and commits all that was staged and spooled: what is in hand is not missing.
-async fn everything_in_hand(config: &Config, store: &Store) -> Result<(Committer, Offset)> {
-    // Opened first, since nobody else can have it open then.
-    let spool = match &config.spool {
-        Some(settings) => Some(Spool::open(settings, &config.source_id).await?),
-        None => None,
-    };
-    let recovered = recover(store).await?;
-    let Some((mut committer, mut offset)) = recovered else {
-        return Err(Error::new(
-            Kind::StoreRefused,
-            "the saved offset disappeared while it was looked at; was it removed by hand?",
-        ));
-    };
-    let Some(spool) = spool else {
-        return Ok((committer, offset));
-    };
-    if !settle_spool(&offset, &spool).await? {
-        return Ok((committer, offset));
+/// Commits what waits in the spool: it is not missing. Gives the offset behind it.
+async fn commit_spooled(
+    committer: &mut Committer,
+    mut offset: Offset,
+    spool: &Spool,
+) -> Result<Offset> {
+    if !settle_spool(&offset, spool).await? {
+        return Ok(offset);
     }
+    let store = committer.store().clone();
     while let Some((_, last)) = spool.numbers() {
         let number = committer.last_batch() + 1;
         if number > last {
@@ -127,7 +165,7 @@ async fn everything_in_hand(config: &Config, store: &Store) -> Result<(Committer
         };
         tracing::info!(batch = number, "committed a batch of the spool");
     }
-    Ok((committer, offset))
+    Ok(offset)
 }
 
 /// The batch that moves the offset behind the gap and holds the document about it; pure.

@@ -496,14 +496,35 @@ async fn a_daemon_that_is_attached_may_have_it_in_hand() {
     insert(&mysqld, TABLE, 4).await;
     purge(&mysqld).await;
     let before = offset(mongod, &settings).await;
-    let (code, said) = accept(&settings).await;
-    assert_eq!(code, 3, "{said}");
-    assert!(said.contains("stop sdl first"), "{said}");
+    let command = Daemon::start_with(&settings, &ACCEPT, "");
+    command
+        .wait_for_log("an sdl of this source is attached", SOON)
+        .await;
     assert_eq!(offset(mongod, &settings).await, before);
     daemon.signal(Signal::CONT);
+    let (code, _) = command.wait_exit(LONGEST).await;
+    assert_eq!(code, 3);
+    assert!(command.has_logged("stop sdl first"));
     caught_up(&mysqld, mongod, settings.database()).await;
     stop(&daemon).await;
     fold::assert_exact(&mysqld, mongod, settings.database(), &[TABLE]).await;
+}
+
+/// With LEASE=on the command holds the lease while it works, and leaves it free.
+#[tokio::test]
+async fn the_lease_is_taken_and_given_back() {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(Flavor::Mysql), Mongod::shared());
+    let settings = Settings::new(&mysqld, mongod)
+        .set("LEASE", "on")
+        .set("LEASE_TTL", "2s");
+    read_all_and_stop(&mysqld, mongod, &settings).await;
+    lose(&mysqld, 2).await;
+    assert_gap(&settings).await;
+    let (code, said) = accept(&settings).await;
+    assert_eq!(code, 0, "{said}");
+    let after = offset(mongod, &settings).await;
+    assert_eq!(after.get("lease"), Some(&Bson::Null));
+    assert_goes_on(&mysqld, mongod, &settings).await;
 }
 
 // --- arguments

@@ -6,12 +6,10 @@
 //! that is refused for another reason, may have what the others lack; then nothing is told but that. Of several gaps the smallest
 //! counts.
 
-use tokio::time::Instant;
-
 use super::preflight::{self, Facts};
+use super::refuse_filters;
 use super::replicas::Replicas;
 use super::servers::{self, Recorded, bounded};
-use super::{connect, refuse_filters};
 use crate::config::{Config, MysqlAddress};
 use crate::error::{Error, Kind, Result};
 use crate::offset::Offset;
@@ -83,13 +81,9 @@ async fn ask(config: &Config, address: &MysqlAddress, offset: &Offset) -> Result
     let Some(gap) = judge(address, &facts, &offset.position)? else {
         return Ok(None);
     };
-    let started = Instant::now();
-    let replicas = Replicas::new(config);
-    while let Some(other) = replicas.run_of_this_source(&mut connection).await? {
-        replicas.wait_for_dead(started, &other).await?;
-        // The server may have taken the wait for silence.
-        connection = connect::connect(config, address).await?;
-    }
+    Replicas::new(config)
+        .refuse_other_runs(&mut connection)
+        .await?;
     Ok(Some(gap))
 }
 

@@ -63,7 +63,7 @@ pub(super) struct Replicas {
 
 /// Another replica, as SHOW REPLICAS lists it.
 #[derive(Debug, PartialEq)]
-pub(super) struct Replica {
+struct Replica {
     server_id: u32,
     host: String,
     uuid: String,
@@ -128,72 +128,87 @@ impl Replicas {
     /// # Errors
     /// [`Kind::DuplicateReplica`] when there is one and this run has not read anything yet.
     pub(super) async fn look(&self, connection: &mut Conn) -> Result<()> {
-        let started = Instant::now();
-        let mut told = false;
-        loop {
-            let listed = bounded(ASKING, list(connection)).await?;
-            let Some(other) = listed.into_iter().find(|replica| self.is_other(replica)) else {
-                return Ok(());
-            };
-            let what = format!(
-                "another replica is attached under server_id {} (replica uuid {:?}, host {:?}), which is MYSQL_SERVER_ID",
-                self.server_id, other.uuid, other.host
-            );
-            if self.was_attached {
+        let patience = if self.was_attached {
+            Duration::ZERO
+        } else {
+            SILENCE
+        };
+        let is_other =
+            |replica: &Replica| self.is_other(replica).then(|| self.describe_other(replica));
+        match remains(connection, patience, is_other).await? {
+            None => Ok(()),
+            Some(what) if self.was_attached => {
                 tracing::warn!("{what}; each should have its own");
-                return Ok(());
+                Ok(())
             }
-            if started.elapsed() >= SILENCE {
-                return Err(Error::new(
-                    Kind::DuplicateReplica,
-                    format!(
-                        "{what}; servers that tell replicas apart by it would throw each of the two out in turn; set \
-                         MYSQL_SERVER_ID to a number that no server and no other replica of this source has (SHOW REPLICAS lists \
-                         those that are attached)"
-                    ),
-                ));
-            }
-            if !std::mem::replace(&mut told, true) {
-                tracing::warn!(
-                    "{what}; waiting for up to {} s to see whether its connection is dead",
-                    SILENCE.as_secs()
-                );
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    /// Another run of this source and store that is attached.
-    pub(super) async fn run_of_this_source(
-        &self,
-        connection: &mut Conn,
-    ) -> Result<Option<Replica>> {
-        let listed = bounded(ASKING, list(connection)).await?;
-        let name = self.identity.name();
-        Ok(listed.into_iter().find(|replica| replica.host == name))
-    }
-
-    /// Waits a little; the server notices within `SILENCE` of `started` that a replica is dead.
-    ///
-    /// # Errors
-    /// [`Kind::DuplicateReplica`] when it must have noticed by now.
-    pub(super) async fn wait_for_dead(&self, started: Instant, run: &Replica) -> Result<()> {
-        if started.elapsed() >= SILENCE {
-            return Err(Error::new(
+            Some(what) => Err(Error::new(
                 Kind::DuplicateReplica,
                 format!(
-                    "an sdl of this source is attached under server_id {} and may have read what is purged now; stop sdl first",
-                    run.server_id
+                    "{what}; servers that tell replicas apart by it would throw each of the two out in turn; set \
+                     MYSQL_SERVER_ID to a number that no server and no other replica of this source has (SHOW REPLICAS lists \
+                     those that are attached)"
                 ),
-            ));
+            )),
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
-        Ok(())
+    }
+
+    /// Makes sure that no run of this source and store is attached.
+    ///
+    /// # Errors
+    /// [`Kind::DuplicateReplica`] when there is one.
+    pub(super) async fn refuse_other_runs(&self, connection: &mut Conn) -> Result<()> {
+        let name = self.identity.name();
+        let is_run = |replica: &Replica| {
+            let id = replica.server_id;
+            (replica.host == name)
+                .then(|| format!("an sdl of this source is attached under server_id {id}"))
+        };
+        match remains(connection, SILENCE, is_run).await? {
+            None => Ok(()),
+            Some(what) => Err(Error::new(
+                Kind::DuplicateReplica,
+                format!("{what} and may have read what is purged now; stop sdl first"),
+            )),
+        }
+    }
+
+    fn describe_other(&self, other: &Replica) -> String {
+        format!(
+            "another replica is attached under server_id {} (replica uuid {:?}, host {:?}), which is MYSQL_SERVER_ID",
+            self.server_id, other.uuid, other.host
+        )
     }
 
     /// Whether it goes under the same server_id, and is no run of this source and store.
     fn is_other(&self, replica: &Replica) -> bool {
         replica.server_id == self.server_id && replica.host != self.identity.name()
+    }
+}
+
+/// Whether a replica is attached that `describe` describes, and still is after `patience`: one that is listed may be dead, and the
+/// server notices that within [`SILENCE`].
+async fn remains(
+    connection: &mut Conn,
+    patience: Duration,
+    describe: impl Fn(&Replica) -> Option<String>,
+) -> Result<Option<String>> {
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        let listed = bounded(ASKING, list(connection)).await?;
+        let Some(what) = listed.iter().find_map(&describe) else {
+            return Ok(None);
+        };
+        if started.elapsed() >= patience {
+            return Ok(Some(what));
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(
+                "{what}; waiting for up to {} s to see whether its connection is dead",
+                SILENCE.as_secs()
+            );
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
