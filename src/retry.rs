@@ -120,7 +120,7 @@ impl<'a> Failures<'a> {
     pub async fn wait(&mut self, error: &Error) {
         self.count += 1;
         let mut delay = self.delays.next().unwrap_or(self.retry.settings.max_delay);
-        let is_exhausted = self.count > self.retry.settings.max_attempts;
+        let is_exhausted = self.count >= self.retry.settings.max_attempts;
         match &self.retry.breaker {
             Some(breaker) => {
                 tracing::warn!(%error, doing = self.doing, attempt = self.count, ?delay, "failed, trying again");

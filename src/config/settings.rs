@@ -265,7 +265,8 @@ pub const SETTINGS: &[Setting] = &[
         "RETRY_MAX_ATTEMPTS",
         Text("5"),
         "10",
-        "Attempts at a MongoDB operation that fails for a passing reason, 1 to 1000.",
+        "Attempts at one MongoDB operation that fails for a passing reason, 1 to 1000; then the circuit breaker opens, whatever \
+         BREAKER_FAILURES says.",
     ),
     setting(
         FAILURES,
