@@ -161,7 +161,7 @@ mod tests {
         let read = format!("{UUID}:1-20:31-40:backup:1");
         let gap = gap(&facts, &at(&read, None));
         assert_eq!(gap.transactions, Some(10 + 20 + 2 + 1));
-        assert_eq!(gap.to.to_string(), purged.replace("1-60", "1-60"));
+        assert_eq!(gap.to.to_string(), purged);
         for part in ["21-30:41-60", "backup:2-3", &format!("{OTHER}:7")] {
             assert!(
                 gap.missing.contains(part),
