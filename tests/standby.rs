@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use common::servers::{self, Scratch};
 use common::{
-    Daemon, Mongod, Mysqld, Proxy, Settings, Signal, caught_up_within, fold, mongo, wait_until,
+    Daemon, Flavor, Mongod, Mysqld, Proxy, Settings, Signal, caught_up_within, fold, mongo,
+    wait_until,
 };
 use faults::{
     BACKLOG, BREAKER_OPEN, LATER, SOON, STREAMING, commits_more, logged_times, start_servers,
     stops, times_logged,
 };
-use load::{Load, TABLES};
+use load::{Load, TABLES, create_tables};
 use mongodb::bson::{Bson, Document};
 
 /// Short enough for many take-overs, long enough that a busy test machine does not lose it by itself.
@@ -128,6 +129,28 @@ async fn a_killed_holder_is_followed_within_the_lease() {
         offset(&mongod, &settings).await.get("lease"),
         Some(&Bson::Null)
     );
+}
+
+/// MariaDB tells replicas apart by their server id alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_mariadb_the_holder_of_yesterday_stands_by_too() {
+    let (mysqld, mongod) = tokio::join!(Mysqld::start_as(Flavor::Mariadb10, &[]), Mongod::start());
+    let mysqld = Arc::new(mysqld);
+    create_tables(&mysqld).await;
+    let settings = group(&mysqld, &mongod);
+    let daemons = start_group(&settings, 2).await;
+    let load = Load::start(&mysqld, 2);
+    load.more(100).await;
+    daemons[0].signal(Signal::STOP);
+    takes_over(&daemons[1], 1, "stood still, on MariaDB", Instant::now()).await;
+    commits_more(&mongod, settings.database()).await;
+    daemons[0].signal(Signal::CONT);
+    daemons[0].wait_for_log(LOST, LATER).await;
+    daemons[0].wait_for_log(STANDING_BY, SOON).await;
+    daemons[1].kill9();
+    takes_over(&daemons[0], 2, "killed, on MariaDB", Instant::now()).await;
+    load.stop().await;
+    assert_exact_and_stop(&mysqld, &mongod, &settings, &[&daemons[0]]).await;
 }
 
 /// A killed daemon that is started again where it ran need not wait for itself.
