@@ -140,7 +140,7 @@ async fn commit_spooled(
     mut offset: Offset,
     spool: &Spool,
 ) -> Result<Offset> {
-    if !settle_spool(&offset, spool).await? {
+    if settle_spool(&offset, spool).await?.is_none() {
         return Ok(offset);
     }
     let store = committer.store().clone();

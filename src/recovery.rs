@@ -128,11 +128,12 @@ pub async fn compare(offset: &Offset, spool: &Spool) -> Result<Reconciled> {
     ))
 }
 
-/// Whether the spool goes on from `offset`; what it holds that is recorded is removed, and what contradicts it is set aside.
+/// Where the spool ends, if it goes on from `offset`; what it holds that is recorded is removed, and what is damaged or contradicts the
+/// offset is set aside.
 ///
 /// # Errors
 /// When it can neither be read nor set aside.
-pub async fn settle_spool(offset: &Offset, spool: &Spool) -> Result<bool> {
+pub async fn settle_spool(offset: &Offset, spool: &Spool) -> Result<Option<Offset>> {
     let compared = match compare(offset, spool).await {
         Err(error) if error.kind() == Kind::SpoolDamaged => {
             let next = offset.batch + 1;
@@ -143,15 +144,16 @@ pub async fn settle_spool(offset: &Offset, spool: &Spool) -> Result<bool> {
         compared => compared?,
     };
     match compared {
-        Reconciled::Empty => Ok(false),
+        Reconciled::Empty => Ok(None),
         Reconciled::GoesOn => {
             spool.remove_through(offset.batch).await?;
-            Ok(true)
+            // Asked now: it may hold less than before.
+            Ok(spool.ends().await?.map(|(_, last)| last.next))
         }
         Reconciled::Covered => {
             spool.remove_through(offset.batch).await?;
             tracing::info!("what the spool holds is recorded already");
-            Ok(false)
+            Ok(None)
         }
         Reconciled::Superseded(reason) => {
             let path = spool.set_aside(&reason).await?;
@@ -160,7 +162,7 @@ pub async fn settle_spool(offset: &Offset, spool: &Spool) -> Result<bool> {
                 file = %path.display(),
                 "what the spool holds is set aside; it is read again from the binlog, as far as it is not recorded"
             );
-            Ok(false)
+            Ok(None)
         }
     }
 }

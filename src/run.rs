@@ -163,30 +163,32 @@ async fn begin(config: &Config, breaker: &Breaker, without_spool: bool) -> Resul
             return Ok(Beginning { committer: None, offset: last, is_spooled: true, spool: Some(spool) });
         }
     };
-    let (goes_on, spool) = match settle_spool(&offset, &spool).await {
-        Ok(goes_on) => (goes_on, Some(spool)),
+    let (end, spool) = match settle_spool(&offset, &spool).await {
+        Ok(end) => (end, Some(spool)),
         Err(error) => {
             tracing::error!(%error, "the spool cannot be used; going on from the saved offset");
-            (false, None)
+            (None, None)
         }
     };
-    let offset = if goes_on {
-        tracing::info!(
-            gtid = %last.position.gtid,
-            batches = last.batch - offset.batch,
-            "the spool goes on from the saved GTID; it is committed first"
-        );
-        Offset {
-            epoch: committer.epoch(),
-            ..last
+    let is_spooled = end.is_some();
+    let offset = match end {
+        Some(end) => {
+            tracing::info!(
+                gtid = %end.position.gtid,
+                batches = end.batch - offset.batch,
+                "the spool goes on from the saved GTID; it is committed first"
+            );
+            Offset {
+                epoch: committer.epoch(),
+                ..end
+            }
         }
-    } else {
-        offset
+        None => offset,
     };
     Ok(Beginning {
         committer: Some(committer),
         offset,
-        is_spooled: goes_on,
+        is_spooled,
         spool,
     })
 }

@@ -31,8 +31,6 @@ pub(super) struct Shelf {
     held: Option<(i64, i64)>,
     /// The next batch to read.
     next: i64,
-    /// The last batch that is committed.
-    committed: i64,
     refusal: Option<Refusal>,
 }
 
@@ -54,7 +52,6 @@ impl Shelf {
             spool,
             held,
             next: held.map_or(0, |(first, _)| first),
-            committed: 0,
             refusal: None,
         };
         shelf.publish();
@@ -80,7 +77,6 @@ impl Shelf {
 
     /// Reading goes on behind batch `committed`, the last one in MongoDB.
     pub(super) fn read_after(&mut self, committed: i64) {
-        self.committed = committed;
         self.next = committed + 1;
     }
 
@@ -178,7 +174,6 @@ impl Shelf {
 
     /// Batch `number`, which is the next one it holds, is committed.
     pub(super) async fn committed(&mut self, number: i64) {
-        self.committed = number;
         let Some((first, last)) = self.held else {
             return;
         };
