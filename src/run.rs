@@ -208,7 +208,14 @@ async fn opened_at_start(breaker: &Breaker) {
 async fn open_spool(settings: &SpoolSettings, source_id: &str) -> Option<(Spool, Option<Offset>)> {
     let opened = async {
         let spool = Spool::open(settings, source_id).await?;
-        let ends = spool.ends().await?;
+        let ends = match spool.ends().await {
+            Err(error) if error.kind() == Kind::SpoolDamaged => {
+                let path = spool.set_aside(&error.to_string()).await?;
+                tracing::error!(%error, file = %path.display(), "what the spool holds is set aside; it is read again from the binlog");
+                None
+            }
+            ends => ends?,
+        };
         Ok::<_, Error>((spool, ends.map(|(_, last)| last.next)))
     };
     match opened.await {
