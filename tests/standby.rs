@@ -18,8 +18,8 @@ use common::{
     wait_until,
 };
 use faults::{
-    BACKLOG, BREAKER_OPEN, LATER, SOON, STREAMING, commits_more, logged_times, start_servers,
-    stops, times_logged,
+    BACKLOG, BREAKER_CLOSED, BREAKER_OPEN, LATER, SOON, STREAMING, commits_more, logged_times,
+    start_servers, stops, times_logged,
 };
 use load::{Load, TABLES, create_tables};
 use mongodb::bson::{Bson, Document};
@@ -81,6 +81,13 @@ async fn holder(mongod: &Mongod, settings: &Settings) -> Option<i64> {
     let offset = offset(mongod, settings).await;
     let lease = offset.get_document("lease").ok()?;
     Some(lease.get_i64("pid").expect("lease.pid"))
+}
+
+/// The signs that the holder gave.
+async fn beat(mongod: &Mongod, settings: &Settings) -> i64 {
+    let offset = offset(mongod, settings).await;
+    let lease = offset.get_document("lease").expect("a lease");
+    lease.get_i64("beat").expect("lease.beat")
 }
 
 /// The standby streams for the so manieth time; how long that took is told.
@@ -250,6 +257,61 @@ async fn a_holder_that_is_cut_off_from_mongodb_and_spools_is_followed_and_double
     assert_exact_and_stop(&mysqld, &mongod, &settings, &[&first]).await;
 }
 
+/// What it spooled meanwhile may be gone from the binlog, so a standby that reaches MongoDB before it does not fence it at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_spools_keeps_its_lease_through_an_outage_longer_than_it() {
+    const TTL: Duration = Duration::from_secs(10);
+    let (mysqld, mongod) = start_servers().await;
+    let line = Proxy::start(mongod.port());
+    let spool = Scratch::new("spool");
+    let settings = group(&mysqld, &mongod)
+        .set("LEASE_TTL", "10s")
+        .set("BREAKER_FAILURES", 2)
+        .set("BREAKER_OPEN", "1s");
+    let patience = "serverSelectionTimeoutMS=500";
+    let behind_the_line = format!(
+        "mongodb://{}/?directConnection=true&{patience}",
+        line.addr()
+    );
+    let first = member(&settings, 0)
+        .set("SPOOL_DIR", spool.path().display())
+        .set("MONGO_URI", behind_the_line);
+    let first = Daemon::start(&first);
+    first.wait_for_log(STREAMING, SOON).await;
+    let second = member(&settings, 1).set("MONGO_URI", format!("{}&{patience}", mongod.uri()));
+    let second = Daemon::start(&second);
+    second.wait_for_log(STANDING_BY, SOON).await;
+    caught_up_within(&mysqld, &mongod, settings.database(), BACKLOG).await;
+    // The standby knows the holder's last sign: it looks every half a second, and the next sign is 3 s away.
+    let before = beat(&mongod, &settings).await;
+    wait_until("the lease is renewed", SOON, async || {
+        beat(&mongod, &settings).await > before
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    line.stall();
+    line.cut();
+    mongod.kill();
+    let away = Instant::now();
+    let load = Load::start(&mysqld, 2);
+    first.wait_for_log(BREAKER_OPEN, LATER).await;
+    while away.elapsed() < TTL + Duration::from_secs(2) {
+        load.more(50).await;
+    }
+    mongod.start_again().await;
+    second.wait_for_log("succeeded after failures", LATER).await;
+    line.clear().await;
+    first.wait_for_log(BREAKER_CLOSED, LATER).await;
+    commits_more(&mongod, settings.database()).await;
+    load.stop().await;
+    caught_up_within(&mysqld, &mongod, settings.database(), BACKLOG).await;
+    assert!(!second.has_logged(STREAMING), "it was not needed");
+    assert!(!first.has_logged(LOST));
+    first.kill9();
+    takes_over(&second, 1, "killed after an outage", Instant::now()).await;
+    assert_exact_and_stop(&mysqld, &mongod, &settings, &[&second]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_standbys_one_takes_over() {
     let (mysqld, mongod) = start_servers().await;
@@ -339,14 +401,9 @@ async fn clocks_far_apart_do_not_matter() {
     load.more(100).await;
     // Renewed by the timer alone for longer than the lease.
     load.stop().await;
-    let beat = async || {
-        let offset = offset(&mongod, &settings).await;
-        let lease = offset.get_document("lease").unwrap();
-        lease.get_i64("beat").unwrap()
-    };
-    let start = beat().await;
+    let start = beat(&mongod, &settings).await;
     wait_until("it was renewed for two leases", LATER, async || {
-        beat().await >= start + 6
+        beat(&mongod, &settings).await >= start + 6
     })
     .await;
     assert!(!second.has_logged(STREAMING));
