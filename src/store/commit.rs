@@ -142,7 +142,11 @@ impl Committer {
             let claim = loop {
                 match store.claim(&claimant, &mut watch, &session).await {
                     Ok(claim) => break claim,
-                    Err(error) if error.is_transient() => failures.wait(&error).await,
+                    Err(error) if error.is_transient() => {
+                        // Nor could the holder give a sign, as far as anybody here knows: its time begins anew.
+                        watch = Watch::new(claimant.ttl());
+                        failures.wait(&error).await;
+                    }
                     Err(error) => return Err(error),
                 }
             };
