@@ -527,7 +527,12 @@ fn the_table_is_in_order() {
         assert!(!setting.example.is_empty(), "{}", setting.name);
         // An example is taken, but for those that name files.
         if !setting.example.starts_with("/etc/") && setting.name != "TZ" {
-            config(&[(setting.name, setting.example)]);
+            // A limit without what it limits is refused.
+            let spool = ("SPOOL_DIR", "/var/lib/sdl");
+            match setting.name {
+                "SPOOL_MAX_BYTES" => config(&[spool, (setting.name, setting.example)]),
+                _ => config(&[(setting.name, setting.example)]),
+            };
         }
     }
     let help = help_text();
