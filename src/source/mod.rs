@@ -34,6 +34,7 @@ mod unlogged;
 mod wire_events;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mysql_async::Conn;
 use mysql_common::binlog::events::Event;
@@ -62,6 +63,10 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Items after which it goes: transactions without documents have no bytes.
 const CHUNK_ITEMS: usize = 1024;
+
+/// How long a stream that counts as dead is looked at once more. A process that was suspended finds its timers expired before it has
+/// read its socket; that takes a millisecond, and nobody waits for a tenth of a second after three heartbeats.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// What the reader sends at a time.
 #[derive(Debug, Default)]
@@ -380,11 +385,18 @@ impl Reader {
             tokio::select! {
                 biased;
                 event = &mut next => return event,
-                answer = silence.look() => match answer? {
-                    Answer::Searching => {}
-                    Answer::Facts(facts) => {
+                answer = silence.look() => match answer {
+                    Ok(Answer::Searching) => {}
+                    Ok(Answer::Facts(facts)) => {
                         preflight::judge(&facts, self.assembler.read())?;
                         silence.compare(facts.executed.beyond(self.assembler.read()))?;
+                    }
+                    // What came while this very process stood still lies in the socket, and may be purged at the server by now.
+                    Err(error) => {
+                        return match tokio::time::timeout(LAST_LOOK, &mut next).await {
+                            Ok(event) => event,
+                            Err(_) => Err(error),
+                        };
                     }
                 },
             }
