@@ -45,7 +45,8 @@ main() {
     # Each test has servers of its own, and waits for them most of the time: two at once for each core, and no more than 6, or
     # they starve each other.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(at_most 6 $((2 * $(nproc))))}
-    exec cargo test --locked --features failpoints "$@"
+    # All of it, even when something fails early: one run tells everything.
+    exec cargo test --locked --no-fail-fast --features failpoints "$@"
 }
 
 require_rust() {
