@@ -358,11 +358,10 @@ const CASES: &[Case] = &[
         hits: 4,
         kind: PAYLOAD,
         says: "bytes of its events are missing",
+        // The frame's magic number: elsewhere it may hit a literal, and what is unpacked is merely another text.
         makes: |event| {
             changed(event, |body| {
-                let middle = body.len() / 2;
-                body[middle] ^= 0xff;
-                body[middle + 1] ^= 0xff;
+                replace(body, &[0x28, 0xb5, 0x2f, 0xfd], &[0x28, 0xb5, 0x2f, 0x00]);
             })
         },
     },
