@@ -42,9 +42,9 @@ main() {
     check_dependencies
 
     say "cargo test"
-    # Each test has servers of its own, and waits for them most of the time: two at once for each core, and no more than 6, or
+    # Each test has servers of its own, and waits for them most of the time: three at once for each core, and no more than 6, or
     # they starve each other.
-    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(at_most 6 $((2 * $(nproc))))}
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(at_most 6 $((3 * $(nproc))))}
     # All of it, even when something fails early: one run tells everything.
     exec cargo test --locked --no-fail-fast --features failpoints "$@"
 }

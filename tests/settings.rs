@@ -220,7 +220,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "BATCH_BYTES",
         "8M",
-        "expected bytes: a whole number, alone or with KiB, MiB, KB or MB",
+        "expected bytes: a whole number, alone or with KiB, MiB, GiB, KB, MB or GB",
     ),
     ("FLUSH_INTERVAL", "100", "has no unit"),
     (
@@ -260,7 +260,18 @@ const WRONG: &[(&str, &str, &str)] = &[
         "18446744073709551615h",
         "expected a duration from 1s to 1h",
     ),
+    (
+        "BREAKER_FAILURES",
+        "0",
+        "expected a whole number from 1 to 1000",
+    ),
+    (
+        "BREAKER_OPEN",
+        "1ms",
+        "expected a duration from 100ms to 1h",
+    ),
     ("LEASE", "yes", "expected one of on, off"),
+    ("LEASE_TTL", "1h", "expected a duration from 1s to 5m"),
     ("SPOOL_DIR", "spool", "expected an absolute path"),
     (
         "SPOOL_MAX_BYTES",
