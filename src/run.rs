@@ -133,23 +133,17 @@ async fn begin(config: &Config, breaker: &Breaker, without_spool: bool) -> Resul
         Some(settings) if !without_spool => open_spool(settings, &config.source_id).await,
         _ => None,
     };
-    let Some((spool, last)) = spool else {
-        let (committer, offset) = connect(config, breaker).await?;
-        return Ok(Beginning {
-            committer: Some(committer),
-            offset,
-            is_spooled: false,
-            spool: None,
-        });
-    };
-    let Some(last) = last else {
-        let (committer, offset) = connect(config, breaker).await?;
-        return Ok(Beginning {
-            committer: Some(committer),
-            offset,
-            is_spooled: false,
-            spool: Some(spool),
-        });
+    let (spool, last) = match spool {
+        Some((spool, Some(last))) => (spool, last),
+        nothing => {
+            let (committer, offset) = connect(config, breaker).await?;
+            return Ok(Beginning {
+                committer: Some(committer),
+                offset,
+                is_spooled: false,
+                spool: nothing.map(|(spool, _)| spool),
+            });
+        }
     };
     let (committer, offset) = tokio::select! {
         biased;

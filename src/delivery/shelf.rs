@@ -27,8 +27,6 @@ pub(super) struct Shelf {
     retry: RetrySettings,
     board: Arc<Board>,
     spool: Option<Spool>,
-    /// The first and the last batch it holds; none: it is empty.
-    held: Option<(i64, i64)>,
     /// The next batch to read.
     next: i64,
     refusal: Option<Refusal>,
@@ -43,15 +41,13 @@ struct Refusal {
 impl Shelf {
     /// `spool` is None where there is none, or where it could not be opened; then that is tried again when it is needed.
     pub(super) fn new(config: &Config, board: Arc<Board>, spool: Option<Spool>) -> Self {
-        let held = spool.as_ref().and_then(Spool::numbers);
         let shelf = Self {
             settings: config.spool.clone(),
             source_id: config.source_id.clone(),
             retry: config.retry,
             board,
             spool,
-            held,
-            next: held.map_or(0, |(first, _)| first),
+            next: 0,
             refusal: None,
         };
         shelf.publish();
@@ -80,9 +76,14 @@ impl Shelf {
         self.next = committed + 1;
     }
 
+    /// The first and the last batch it holds; none: it is empty.
+    fn held(&self) -> Option<(i64, i64)> {
+        self.spool.as_ref().and_then(Spool::numbers)
+    }
+
     /// Whether it holds batches that were not read yet.
     pub(super) fn has_unread(&self) -> bool {
-        self.held.is_some_and(|(_, last)| self.next <= last)
+        self.held().is_some_and(|(_, last)| self.next <= last)
     }
 
     /// The next batch that was not read yet.
@@ -146,14 +147,12 @@ impl Shelf {
 
     fn note_appended(&mut self, batch: &Batch) {
         let number = batch.number();
-        if self.held.is_none() {
+        if self.held().is_some_and(|(first, _)| first == number) {
             tracing::info!(batch = number, "spooling");
         }
         if self.refusal.take().is_some() {
             tracing::info!(batch = number, "the spool takes batches again");
         }
-        let first = self.held.map_or(number, |(first, _)| first);
-        self.held = Some((first, number));
         self.publish();
         let end = Committed::of(&batch.next, batch.next.n);
         self.board.update(|facts| facts.spooled = Some(end));
@@ -174,7 +173,7 @@ impl Shelf {
 
     /// Batch `number`, which is the next one it holds, is committed.
     pub(super) async fn committed(&mut self, number: i64) {
-        let Some((first, last)) = self.held else {
+        let Some((first, last)) = self.held() else {
             return;
         };
         if number < last && number < first + REMOVE_TOGETHER {
@@ -189,10 +188,7 @@ impl Shelf {
         }
         crash_point("after-spool-removal");
         if number == last {
-            self.held = None;
             tracing::info!(batch = number, "the spool is empty again");
-        } else {
-            self.held = Some((number + 1, last));
         }
         self.publish();
     }
@@ -208,7 +204,6 @@ impl Shelf {
         let reconciled = recovery::compare(offset, spool).await?;
         if reconciled == Reconciled::GoesOn {
             spool.remove_through(offset.batch).await?;
-            self.held = spool.numbers();
             self.publish();
         }
         Ok(reconciled)
@@ -240,9 +235,10 @@ impl Shelf {
             figures.is_refusing = self.refusal.is_some();
             figures
         });
+        let is_empty = self.held().is_none();
         self.board.update(|facts| {
             facts.spool = figures;
-            if self.held.is_none() {
+            if is_empty {
                 facts.spooled = None;
             }
         });

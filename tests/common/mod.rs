@@ -29,7 +29,9 @@
 
 pub mod audit;
 pub mod daemon;
+pub mod faults;
 pub mod fold;
+pub mod load;
 pub mod mongo;
 pub mod mysql;
 pub mod proxy;

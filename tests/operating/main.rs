@@ -1,0 +1,16 @@
+//! What an administrator has in hand: settings, accounts, start-up checks, commands, health, documents; and the structure of the code.
+//!
+//! One crate, so that what the tests have in common is compiled once; a file is a filter: `cargo test --test operating connection::`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod accept_gap;
+mod connection;
+mod health;
+mod layers;
+mod preflight;
+mod readme;
+mod settings;
