@@ -6,6 +6,7 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::commands::{accept_gap, check, history, replay, staging, status, tail};
 use crate::config;
 
 const EXIT_CODES: &str = "\
@@ -32,6 +33,18 @@ struct Arguments {
 pub enum Command {
     /// Run in the foreground until SIGTERM (the default)
     Run,
+    /// Check what must hold on both servers, and say what mends it
+    Check(check::Arguments),
+    /// Show how far the daemon is, and how it is doing
+    Status(status::Arguments),
+    /// Print changes as they are recorded
+    Tail(tail::Arguments),
+    /// Print the life of one row
+    History(history::Arguments),
+    /// Record what binlog files on disk hold
+    Replay(replay::Arguments),
+    /// List, show or commit what is staged
+    Staging(staging::Arguments),
     /// Go on behind transactions that no server has any more, and record that they are missing
     #[command(
         after_help = "It reads the same settings as the daemon, which must be stopped. Only where every server of MYSQL_ADDR has \
@@ -40,11 +53,14 @@ pub enum Command {
                       exits with 1.\n\nExample:\n  \
                       sdl accept-gap --reason 'binlogs purged during the outage of 2026-11-21, ticket 4711'"
     )]
-    AcceptGap {
-        /// Why the loss is accepted; stands in the document
-        #[arg(long, value_name = "TEXT", value_parser = reason)]
-        reason: String,
-    },
+    AcceptGap(accept_gap::Arguments),
+}
+
+impl Command {
+    /// Whether it is called for what it prints, so that a log would only be in the way.
+    pub fn prints_results(&self) -> bool {
+        !matches!(self, Self::Run | Self::Replay(_) | Self::AcceptGap(_))
+    }
 }
 
 /// Reads the arguments, the program's name first.
@@ -57,14 +73,6 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, c
         .try_get_matches_from(arguments)?;
     let arguments = Arguments::from_arg_matches(&matches)?;
     Ok(arguments.command.unwrap_or(Command::Run))
-}
-
-fn reason(text: &str) -> Result<String, String> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Err("it is empty; expected why the loss is accepted".to_owned());
-    }
-    Ok(text.to_owned())
 }
 
 #[cfg(test)]
@@ -87,7 +95,7 @@ mod tests {
         let reason = "purged, ticket 4711".to_owned();
         assert_eq!(
             parsed(&["accept-gap", "--reason", " purged, ticket 4711 "]).unwrap(),
-            Command::AcceptGap { reason }
+            Command::AcceptGap(accept_gap::Arguments { reason })
         );
         for wrong in [
             &["accept-gap"][..],

@@ -12,6 +12,8 @@
 //! 5. [`recovery`], at start-up, finishes what a crash left staged or spooled.
 //! 6. [`run`] connects these by bounded channels, and ends them in an orderly way.
 //!
+//! [`cli`] says what can be asked for, [`commands`] does what is not the daemon itself.
+//!
 //! What they share are values that know no I/O: [`position`], [`event`], [`batch`], [`offset`], [`error`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -21,6 +23,7 @@ pub mod board;
 pub mod breaker;
 pub mod bson_writer;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod delivery;
 pub mod error;
@@ -42,4 +45,5 @@ pub mod retry;
 pub mod run;
 pub mod source;
 pub mod store;
+pub mod terminal;
 pub mod tls;

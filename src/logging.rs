@@ -14,11 +14,18 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, DEFAULT_FILTER, LogFormat};
 
-/// Begins to log as the settings say. To be called once.
-pub fn start(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new("info"));
+/// What a command logs that prints something else: nothing but what is wrong.
+const QUIET: &str = "warn";
+
+/// Begins to log as the settings say; with `quietly`, less than that where they say nothing else than the default. To be called once.
+pub fn start(config: &Config, quietly: bool) {
+    let filter = match quietly && config.log_filter == DEFAULT_FILTER {
+        true => QUIET,
+        false => &config.log_filter,
+    };
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(StandardError);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use sdl::cli::{self, Command};
+use sdl::commands;
 use sdl::config::Config;
 use sdl::error::{EXIT_CLEAN, EXIT_CONFIGURATION, EXIT_FAILURE, Error};
-use sdl::gap::Outcome;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 use tokio::sync::Notify;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIGURATION);
         }
     };
-    sdl::logging::start(&config);
+    sdl::logging::start(&config, command.prints_results());
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -59,7 +59,7 @@ fn execute(config: Config, command: Command) -> u8 {
     let result = runtime.block_on(async {
         match command {
             Command::Run => run(config).await,
-            Command::AcceptGap { reason } => accept_gap(&config, &reason).await,
+            command => commands::execute(&config, &command).await,
         }
     });
     // Whatever still runs has nothing left to lose: it is staged, or in the binlog. It ends with the process and not before:
@@ -85,24 +85,6 @@ async fn run(config: Config) -> u8 {
     );
     match sdl::run::run(config, async move { stop.notified().await }).await {
         Ok(()) => EXIT_CLEAN,
-        Err(error) => failed(&error),
-    }
-}
-
-/// A signal simply ends it: what it does is one transaction.
-async fn accept_gap(config: &Config, reason: &str) -> u8 {
-    match sdl::gap::accept(config, reason).await {
-        Ok(Outcome::Accepted { gap, n }) => {
-            print(&format!(
-                "accepted: {} will not be recorded, which the document n = {n} says; the next start goes on after {}\n",
-                gap.missing, gap.to
-            ));
-            EXIT_CLEAN
-        }
-        Ok(Outcome::Nothing(why)) => {
-            eprintln!("sdl: {why}; nothing was accepted");
-            EXIT_FAILURE
-        }
         Err(error) => failed(&error),
     }
 }

@@ -32,7 +32,7 @@ use crate::position::{Flavor, GtidSet};
 pub use addresses::MysqlAddress;
 pub use mistakes::{ConfigErrors, Mistake};
 pub use secret::Secret;
-pub use settings::{DefaultValue, SETTINGS, Setting, help_text};
+pub use settings::{DEFAULT_FILTER, DefaultValue, SETTINGS, Setting, help_text};
 pub use sources::Sources;
 
 use sources::Reader;

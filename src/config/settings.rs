@@ -44,6 +44,9 @@ pub struct Setting {
     pub help: &'static str,
 }
 
+/// What RUST_LOG is when it is not given.
+pub const DEFAULT_FILTER: &str = "info";
+
 const fn setting(
     group: &'static str,
     name: &'static str,
@@ -351,7 +354,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         LOG,
         "RUST_LOG",
-        Text("info"),
+        Text(DEFAULT_FILTER),
         "info,sdl=debug",
         "What is logged: error, warn, info, debug, trace or off, also per module.",
     ),

@@ -11,6 +11,7 @@
 //! - [`spool`]: batches on the local disk while MongoDB is away;
 //! - [`hosts`]: what the driver's monitors meet;
 //! - [`pool`]: its connections, counted; [`pulse`]: how MongoDB is doing;
+//! - [`reader`]: what commands read of all this;
 //! - [`classify`]: how an error of the driver is read.
 //!
 //! Every call has a time limit, because the driver has none on its sockets.
@@ -22,10 +23,12 @@ mod lease;
 mod ownership;
 mod pool;
 pub mod pulse;
+mod reader;
 mod spool;
 mod staging;
 
 pub use commit::{Anchor, CommitOutcome, Committer, Patience};
+pub use reader::Reader;
 pub use spool::Spool;
 
 use std::future::IntoFuture;

@@ -10,7 +10,7 @@ use bson::{Bson, doc};
 use mongodb::Client;
 use mongodb::options::{ReadPreference, SelectionCriteria};
 
-use super::{classify, parse_uri};
+use super::{classify, reader};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 
@@ -65,7 +65,7 @@ impl Pulse {
         let client = match &self.client {
             Some(client) => client,
             None => {
-                let client = self.connect().await?;
+                let client = reader::client(&self.config, APP_NAME, LIMIT).await?;
                 self.client.insert(client)
             }
         };
@@ -86,21 +86,6 @@ impl Pulse {
                 _ => None,
             },
             at: Instant::now(),
-        })
-    }
-
-    async fn connect(&self) -> Result<Client> {
-        let mut options = parse_uri(self.config.mongo_uri.expose()).await?;
-        options.app_name = Some(APP_NAME.to_owned());
-        options.max_pool_size = Some(1);
-        options.min_pool_size = None;
-        options.server_selection_timeout = Some(LIMIT);
-        options.connect_timeout = Some(LIMIT);
-        Client::with_options(options).map_err(|error| {
-            Error::new(
-                Kind::StoreSetting,
-                format!("the client cannot be made: {}", error.kind),
-            )
         })
     }
 }
