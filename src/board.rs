@@ -43,6 +43,8 @@ pub struct Facts {
     pub events_opaque: u64,
     /// Batches committed by this run.
     pub batches_committed: u64,
+    /// Batches that this start found staged: its predecessor was killed, or could not flush.
+    pub batches_recovered: u64,
     /// When the source last said that it has nothing more, while everything read was committed.
     pub idle_at: Option<Instant>,
     /// The same, while everything read was committed or spooled.

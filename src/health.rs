@@ -131,6 +131,7 @@ impl Monitor {
             {
                 measured.store_clock = Some(Clock::new(clock, beat.at, beat.ping));
             }
+            measured.pending = beat.as_ref().ok().and_then(|beat| beat.pending);
             measured.store = Some(beat.map(|beat| beat.ping));
         });
     }

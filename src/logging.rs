@@ -3,6 +3,8 @@
 //! Under systemd standard error goes to the journal, which takes a line's priority from a leading `<n>` (sd-daemon(3)), so
 //! that `journalctl -p err` works. Row values and secrets never reach a log: what is logged is named field by field.
 
+mod messages;
+
 use std::fmt;
 use std::io::Write;
 
@@ -12,7 +14,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+pub use messages::messages;
 
 use crate::config::{Config, DEFAULT_FILTER, LogFormat};
 
@@ -33,10 +39,18 @@ pub fn start(config: &Config, quietly: bool) {
     // JOURNAL_STREAM is set where systemd reads standard error itself; it keeps the time, and takes the priority.
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     match config.log_format {
-        LogFormat::Json => builder.json().flatten_event(true).with_timer(clock).init(),
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_timer(clock)
+            .finish()
+            .with(messages::Tally)
+            .init(),
         LogFormat::Text => builder
             .with_ansi(false)
             .event_format(Line { clock, journal })
+            .finish()
+            .with(messages::Tally)
             .init(),
     }
 }

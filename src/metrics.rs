@@ -12,7 +12,7 @@ mod process;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::State;
@@ -30,6 +30,7 @@ use tokio::net::TcpListener;
 use crate::board::{Facts, Role};
 use crate::breaker;
 use crate::health::{About, Monitor, Status, View, lag};
+use crate::logging;
 use process::Process;
 
 /// From one attempt to take the port to the next.
@@ -306,6 +307,18 @@ impl Page<'_> {
             "Events whose content MongoDB refuses, stored as { $bson }",
             facts.events_opaque,
         )?;
+        self.gauge(
+            "sdl_recovered_batches",
+            None,
+            "Batches that this start found staged: its predecessor was killed, or could not flush",
+            Some(facts.batches_recovered as f64),
+        )?;
+        self.gauge(
+            "sdl_staging_pending_batches",
+            None,
+            "Batches in MongoDB's staging collection that are not committed",
+            view.measured.pending.map(|pending| pending as f64),
+        )?;
         let in_flight = facts.in_flight_events as f64;
         self.gauge(
             "sdl_in_flight_events",
@@ -332,6 +345,14 @@ impl Page<'_> {
             Some(&Unit::Seconds),
             "Commit time, on its server, of the last transaction that is committed here",
             timestamp.map(|time| time.timestamp_millis() as f64 / 1000.0),
+        )?;
+        let updated = committed.and_then(|last| SystemTime::now().checked_sub(last.at.elapsed()));
+        let updated = updated.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        self.gauge(
+            "sdl_offset_updated_timestamp",
+            Some(&Unit::Seconds),
+            "When the saved offset was last written; every 30 s at least, also where nothing changes",
+            updated.map(|time| time.as_secs_f64()),
         )?;
         let Some(spool) = facts.spool else {
             return Ok(());
@@ -523,6 +544,15 @@ impl Page<'_> {
             "The program, and the source that it records",
             &labels,
         )?;
+        let mut family = self.0.encode_descriptor(
+            "sdl_log_messages",
+            "Lines logged, by level",
+            None,
+            MetricType::Counter,
+        )?;
+        for (level, count) in logging::messages() {
+            ConstCounter::new(count).encode(family.encode_family(&[("level", level)])?)?;
+        }
         let process = Process::of_this();
         self.total(
             "process_cpu",

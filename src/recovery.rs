@@ -185,6 +185,7 @@ pub async fn recover(store: &Store, patience: Patience) -> Result<Option<(Commit
         return Ok(Some((committer, offset)));
     }
     tracing::info!("Recovering {} pending batches", pending.len());
+    store.retry().recovers(pending.len());
     for number in pending {
         let staged = store
             .retry()

@@ -54,6 +54,15 @@ impl Retry {
         }
     }
 
+    /// Tells the board how many batches the predecessor left staged: a clean stop leaves none.
+    pub fn recovers(&self, batches: usize) {
+        if let Some(breaker) = &self.breaker {
+            breaker
+                .board()
+                .update(|facts| facts.batches_recovered = batches as u64);
+        }
+    }
+
     /// Runs `operation` until it succeeds or fails for good.
     ///
     /// # Errors

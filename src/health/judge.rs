@@ -202,6 +202,8 @@ pub struct Measured {
     pub store: Option<Result<Duration>>,
     /// Its clock.
     pub store_clock: Option<Clock>,
+    /// Batches staged there and not committed.
+    pub pending: Option<u64>,
     /// The last ping of the server that is read; none: nothing was read yet.
     pub source: Option<Result<Duration>>,
     /// Its clock.

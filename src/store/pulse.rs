@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bson::{Bson, doc};
+use bson::{Bson, Document, doc};
 use mongodb::Client;
 use mongodb::options::{ReadPreference, SelectionCriteria};
 
@@ -16,6 +16,9 @@ use crate::error::{Error, Kind, Result};
 
 /// Longest wait for an answer. A healthy server takes milliseconds, one in an election answers after it.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// Where counting staged batches ends: far above every alert, and little work.
+const MOST_PENDING: u64 = 10_000;
 
 /// How the driver's server names it in currentOp and its log: not the pipeline.
 const APP_NAME: &str = "sdl-health";
@@ -29,6 +32,8 @@ pub struct Beat {
     pub clock: Option<i64>,
     /// When the answer came.
     pub at: Instant,
+    /// Batches of the source that are staged and not committed, counted up to [`MOST_PENDING`]; none: it could not be asked.
+    pub pending: Option<u64>,
 }
 
 /// A client for questions.
@@ -79,13 +84,20 @@ impl Pulse {
         let answer = hello
             .await
             .map_err(|error| classify::classify("ask how it is doing", &error))?;
+        let (ping, at) = (began.elapsed(), Instant::now());
+        let pending = doc! { "source": &self.config.source_id, "status": "pending" };
+        let staging = client
+            .database(&self.config.mongo_database)
+            .collection::<Document>(&self.config.collections.staging);
+        let pending = staging.count_documents(pending).limit(MOST_PENDING).await;
         Ok(Beat {
-            ping: began.elapsed(),
+            ping,
+            at,
+            pending: pending.ok(),
             clock: match answer.get("localTime") {
                 Some(Bson::DateTime(time)) => Some(time.timestamp_millis()),
                 _ => None,
             },
-            at: Instant::now(),
         })
     }
 }

@@ -1,5 +1,5 @@
 //! Health, metrics and purge headroom of the built daemon, against real servers that go away and come back.
-mod page;
+pub(crate) mod page;
 
 use std::net::TcpListener;
 use std::time::Duration;

@@ -8,6 +8,7 @@
 mod common;
 
 mod accept_gap;
+mod alerts;
 mod connection;
 mod health;
 mod layers;
