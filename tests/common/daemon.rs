@@ -75,6 +75,13 @@ impl Settings {
         self.variables.get(name).map(String::as_str)
     }
 
+    /// All of them, by name.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// `MONGO_DB`.
     pub fn database(&self) -> &str {
         self.get("MONGO_DB").expect("MONGO_DB is set")

@@ -39,6 +39,7 @@ pub mod replica_set;
 pub mod replication;
 pub mod servers;
 pub mod small_disk;
+pub mod systemd;
 pub mod values;
 
 use std::time::{Duration, Instant};

@@ -65,6 +65,12 @@ pub fn faketime() -> PathBuf {
     library
 }
 
+/// A system whose systemd boots; only root can have one made.
+pub fn systemd_tree() -> PathBuf {
+    let [tree] = locate(&["--systemd"], ["SDL_SYSTEMD"]);
+    tree
+}
+
 /// What the named variables say (tests/run.sh sets them); where one is not set, what `tests/servers.sh` finds or fetches,
 /// so that a plain `cargo test` works too.
 fn locate<const COUNT: usize>(arguments: &[&str], names: [&str; COUNT]) -> [PathBuf; COUNT] {

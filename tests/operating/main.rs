@@ -14,4 +14,5 @@ mod health;
 mod layers;
 mod preflight;
 mod readme;
+mod service;
 mod settings;
