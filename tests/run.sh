@@ -26,12 +26,12 @@ main() {
     fi
     require_rust
 
-    say "servers and build tools"
-    local servers
-    servers=$(tests/servers.sh --test --mongosh)
-    set -a # what follows is for the test processes
-    eval "$servers"
-    set +a
+    say "build tools, and servers while it compiles"
+    tests/servers.sh --tools
+    servers=$(mktemp)
+    tests/servers.sh --test --mongosh >"$servers" &
+    fetching=$!
+    trap end_fetching EXIT
 
     say "cargo fmt --check"
     cargo fmt --check
@@ -40,6 +40,16 @@ main() {
     cargo clippy --locked --all-targets --all-features -- -D warnings
 
     check_dependencies
+
+    say "cargo test: compiling"
+    cargo test --locked --no-run --features failpoints "$@"
+
+    wait "$fetching" || die "the servers could not be had"
+    set -a # what follows is for the test processes
+    # shellcheck source=/dev/null
+    . "$servers"
+    set +a
+    end_fetching
 
     say "cargo test"
     # Each test has servers of its own, and waits for them most of the time: three at once for each core, and no more than 6, or
@@ -78,6 +88,12 @@ check_dependencies() {
     fi
 }
 
+end_fetching() {
+    kill "$fetching" 2>/dev/null || true
+    rm -f "$servers"
+}
+
 at_most() { echo $(($1 < $2 ? $1 : $2)); }
 
+servers= fetching= # where it is printed what was fetched, and by which process
 main "$@" </dev/null

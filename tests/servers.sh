@@ -9,7 +9,8 @@
 #   tests/servers.sh --promtool   also promtool, which checks and tests Prometheus' rules
 #   tests/servers.sh --systemd    also a Debian tree whose systemd boots in a container (left out, with a note, where there is no root)
 #   tests/servers.sh --build      also what `cargo build` needs of the system: a C compiler and linker
-#   tests/servers.sh --test       also all that `cargo test` needs: MariaDB, libfaketime, promtool, systemd, and of the system that and the headers of OpenSSL
+#   tests/servers.sh --tools      only what compiling the tests needs of the system: that, and the headers of OpenSSL
+#   tests/servers.sh --test       also all that `cargo test` needs: MariaDB, libfaketime, promtool, systemd, and --tools
 #
 # Progress goes to stderr. Stdout holds shell assignments, one per line, for eval:
 #
@@ -60,7 +61,7 @@ readonly libraries=usr/lib/x86_64-linux-gnu
 readonly faketime_library=$libraries/faketime/libfaketimeMT.so.1
 readonly loader=$libraries/ld-linux-x86-64.so.2
 
-want_mariadb=false want_mongosh=false want_pymongo=false want_faketime=false want_promtool=false want_systemd=false want_build=false want_test=false
+want_mariadb=false want_mongosh=false want_pymongo=false want_faketime=false want_promtool=false want_systemd=false want_build=false want_test=false tools_only=false
 workspace= # the temporary directory of a fetch, removed however the script ends
 
 say() { printf 'servers: %s\n' "$*" >&2; }
@@ -78,6 +79,7 @@ main() {
             --promtool) want_promtool=true ;;
             --systemd) want_systemd=true ;;
             --build) want_build=true ;;
+            --tools) want_build=true want_test=true tools_only=true ;;
             --test) want_build=true want_test=true want_mariadb=true want_faketime=true want_promtool=true want_systemd=true ;;
             -h | --help) usage; exit 0 ;;
             *) usage >&2; die "unknown argument: $1" ;;
@@ -93,6 +95,7 @@ main() {
     readonly mongodb=$cache/mongodb-6.0.5 npm_tree=$cache/mongosh python=$cache/python bin=$cache/bin
 
     if $want_build; then require_build_tools; fi
+    if $tools_only; then exit; fi
     locate
     if something_is_missing; then
         mkdir -p "$cache"
