@@ -3,9 +3,9 @@
 # format, lints, dependencies, and all tests against real servers. CI runs this and nothing else.
 #
 #   tests/run.sh                all of it
-#   tests/run.sh ARGUMENTS…     the arguments go to `cargo test`, for example: tests/run.sh --test fold
+#   tests/run.sh ARGUMENTS…     the arguments go to `cargo test`, for example: tests/run.sh --test recording fold::
 #   tests/run.sh --chaos SECONDS [ARGUMENTS…]    chaos (tests/chaos.rs) takes so long instead of 60 s, for example:
-#                               tests/run.sh --chaos 1800 --test chaos -- --nocapture
+#                               tests/run.sh --chaos 1800 --test faults chaos:: -- --nocapture
 #
 # The tests that need no server run in seconds by themselves: cargo test --lib
 #

@@ -1,5 +1,5 @@
 //! The whole of the configuration: defaults, precedence of the places, secrets, and rules between settings. The table
-//! of wrong settings is in tests/settings.rs.
+//! of wrong settings is in tests/operating/settings.rs.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 //!
 //! An operator's mistake must be told with the setting's name, the reason and an example that is right; all mistakes of
 //! one start in one message; and nothing secret in any of it. `.env.example` and the README's table follow the table in
-//! the code; `UPDATE_ENV_EXAMPLE=1 cargo test --test settings` writes `.env.example` anew.
+//! the code; `UPDATE_ENV_EXAMPLE=1 cargo test --test operating settings::` writes `.env.example` anew.
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};

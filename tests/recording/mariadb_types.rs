@@ -1,6 +1,6 @@
 //! MariaDB's column types: table maps and rows straight out of a binlog file, against what SELECT shows.
 //!
-//! tests/values.rs sends random values of every type through the daemon; here are the types and attributes that one server
+//! tests/recording/values.rs sends random values of every type through the daemon; here are the types and attributes that one server
 //! writes and the other does not, and the tables that cannot be read.
 use std::sync::Arc;
 

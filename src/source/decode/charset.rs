@@ -9,7 +9,7 @@
 //! Where it comes from: the ids and names are those of `SHOW COLLATION` (mysql_common's table has all 286 of MySQL 9.7;
 //! MariaDB's own ids follow the rules of its include/m_ctype.h); the lengths of multi-byte characters are those of
 //! strings/ctype-*.cc in the server's source. Both servers convert every code alike, which tests/values/charsets.rs and
-//! tests/mariadb_types.rs ask them.
+//! tests/recording/mariadb_types.rs ask them.
 
 use mysql_common::collations::{Collation, CollationId};
 

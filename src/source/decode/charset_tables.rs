@@ -2,7 +2,7 @@
 //!
 //! Dumped from MySQL 9.7.4, `CONVERT(CONVERT(code USING charset) USING utf32)` over every single byte, and for the East
 //! Asian sets over every two-byte code, every three-byte code of ujis and eucjpms and every four-byte code of gb18030.
-//! tests/values.rs asks the server again and compares.
+//! tests/recording/values.rs asks the server again and compares.
 
 // Sixteen codes a line: rustfmt would make it one.
 #![cfg_attr(rustfmt, rustfmt_skip)]

@@ -9,7 +9,7 @@
 //! `IMAGES` is `+ {…}` for an insert, `- {…}` for a delete, `{…} → {…} (changed columns)` for an update. `KEY` is left out
 //! where `meta.pk` is absent, and `| STATEMENT` where `meta.query` is. Other fields of `meta` that depend on the change
 //! (xid, user, partial …) stand as `name=value`. What every document has (ids, file, position, types) is the business of
-//! tests/documents.rs.
+//! tests/recording/documents.rs.
 
 use std::fmt::Write as _;
 
