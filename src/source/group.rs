@@ -13,7 +13,7 @@
 //! Formats: `libs/mysql/binlog/event/` in the server's source; the manual's "MySQL Internals: Replication Protocol"; for
 //! MariaDB, [`mariadb`].
 
-mod opening;
+pub(in crate::source) mod opening;
 mod statements;
 
 use std::sync::Arc;
@@ -159,6 +159,12 @@ impl Assembler {
     /// Of the transaction being read: whether it was read before and is only looked at again.
     pub(super) fn looks_again(&self) -> Option<bool> {
         self.group.as_ref().map(|group| group.known)
+    }
+
+    /// Whether a transaction has no place in what is read, being recorded already; the last one is looked at again.
+    pub(super) fn passes_over(&self, gtid: &Gtid) -> bool {
+        let is_last = self.last.as_ref().is_some_and(|last| last.gtid == *gtid);
+        self.read.contains(gtid) && !is_last
     }
 
     /// How many transactions were read to their end in this run.
@@ -415,10 +421,18 @@ impl Assembler {
         let rotate: RotateEvent<'_> = event
             .read_event()
             .map_err(|error| self.damaged(format!("ROTATE event: {error}")))?;
+        self.begin_file(&without_checksum(event, &rotate))
+    }
+
+    /// What comes next stands in this file.
+    ///
+    /// # Errors
+    /// When a transaction is open.
+    pub(super) fn begin_file(&mut self, name: &str) -> Result<()> {
         if self.group.is_some() {
             return Err(self.damaged("the binlog file ends before the transaction does"));
         }
-        self.file = without_checksum(event, &rotate).into();
+        self.file = name.into();
         // Table ids are the server's own counter, and a restarted server counts afresh.
         self.documents.forget_table_ids();
         Ok(())

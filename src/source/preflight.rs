@@ -167,8 +167,8 @@ pub fn judge(facts: &Facts, recorded: &GtidSet) -> Result<()> {
             Kind::Gap,
             format!(
                 "binlog gap: {} no longer has in its binlog what is not recorded yet: {missing}; nothing was skipped; point \
-                 MYSQL_ADDR at a server that still has it, or restore the purged binlogs, and keep them longer: {keep_longer}; where they \
-                 are gone for good, sdl accept-gap --reason TEXT records that and goes on behind them",
+                 MYSQL_ADDR at a server that still has it, or record it from copies of the purged binlogs (sdl replay FILE …), and keep \
+                 them longer: {keep_longer}; where they are gone for good, sdl accept-gap --reason TEXT records that and goes on behind them",
                 facts.server_uuid
             ),
         ));

@@ -304,12 +304,7 @@ impl Payload {
                 .ok_or_else(|| damaged("its events are longer than it announced".to_owned()))?;
             return Ok(());
         }
-        if self.remaining > 0 {
-            return Err(damaged(format!(
-                "{} bytes of its events are missing",
-                self.remaining
-            )));
-        }
+        self.end()?;
         if event.header().event_type_raw() == event_type::TRANSACTION_PAYLOAD {
             let payload: TransactionPayloadEvent<'_> = event
                 .read_event()
@@ -321,6 +316,23 @@ impl Payload {
             };
         }
         Ok(())
+    }
+
+    /// The payload has no more events.
+    ///
+    /// # Errors
+    /// When it announced more.
+    pub(super) fn end(&self) -> Result<()> {
+        if self.remaining == 0 {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::SourceDamaged,
+            format!(
+                "compressed transaction: {} bytes of its events are missing",
+                self.remaining
+            ),
+        ))
     }
 }
 

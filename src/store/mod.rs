@@ -24,6 +24,7 @@ mod ownership;
 mod pool;
 pub mod pulse;
 mod reader;
+mod saved;
 mod spool;
 mod staging;
 

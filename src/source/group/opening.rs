@@ -1,5 +1,6 @@
 //! How a transaction begins: MySQL's GTID event, or MariaDB's.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use bson::DateTime;
@@ -11,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::event::TransactionContext;
 use crate::position::mysql::{Gtid as MysqlGtid, Tag};
 use crate::position::{Gtid, mariadb as mariadb_position};
-use crate::source::{Chunk, mariadb};
+use crate::source::{Chunk, event_type, mariadb};
 
 /// What a GTID event says about the transaction it opens.
 #[derive(Default)]
@@ -32,13 +33,7 @@ impl Assembler {
         let gtid: GtidEvent = event
             .read_event()
             .map_err(|error| self.damaged(format!("GTID event: {error}")))?;
-        let tag = gtid
-            .tag()
-            .map(|tag| Tag::new(tag.as_str()))
-            .transpose()
-            .map_err(|error| self.damaged(format!("GTID event: {error}")))?;
-        let name = MysqlGtid::new(gtid.sid(), tag, gtid.gno())
-            .map_err(|error| self.damaged(format!("GTID event: {error}")))?;
+        let name = mysql_name(&gtid).map_err(|error| self.damaged(error))?;
         let microseconds = gtid.original_commit_timestamp();
         let timestamp = if microseconds > 0 {
             DateTime::from_millis(i64::try_from(microseconds / 1000).unwrap_or(i64::MAX))
@@ -49,16 +44,12 @@ impl Assembler {
             announced: gtid.tx_length(),
             ..Opening::default()
         };
-        self.begin(Gtid::Mysql(name), timestamp, event, opening, out)
+        self.begin(name, timestamp, event, opening, out)
     }
 
     pub(super) fn mariadb_gtid(&mut self, event: &Event, out: &mut Chunk) -> Result<()> {
         let gtid = mariadb::GtidEvent::parse(event.data()).map_err(|error| self.damaged(error))?;
-        let name = Gtid::Mariadb(mariadb_position::Gtid {
-            domain: gtid.domain,
-            server: event.header().server_id(),
-            sequence: gtid.sequence,
-        });
+        let name = mariadb_name(&gtid, event);
         let opening = Opening {
             announced: 0,
             begun: gtid.opens_transaction(),
@@ -148,6 +139,61 @@ impl Assembler {
             _ => Err(self.damaged(format!("transaction {gtid} comes a second time"))),
         }
     }
+}
+
+/// What a GTID event says of its transaction, as far as it takes to tell one from the next.
+pub(in crate::source) struct Opened {
+    pub(in crate::source) gtid: Gtid,
+    /// The length of all of its events; 0: not said.
+    pub(in crate::source) announced: u64,
+    /// Whether it is one statement by itself (MariaDB).
+    pub(in crate::source) is_standalone: bool,
+}
+
+/// The transaction that an event opens; `None` for an event of another type.
+///
+/// # Errors
+/// What cannot be read in it.
+pub(in crate::source) fn opened(event: &Event) -> std::result::Result<Option<Opened>, String> {
+    match event.header().event_type_raw() {
+        event_type::GTID | event_type::GTID_TAGGED => {
+            let gtid: GtidEvent = event.read_event().map_err(unreadable)?;
+            Ok(Some(Opened {
+                gtid: mysql_name(&gtid)?,
+                announced: gtid.tx_length(),
+                is_standalone: false,
+            }))
+        }
+        event_type::MARIADB_GTID => {
+            let gtid = mariadb::GtidEvent::parse(event.data()).map_err(unreadable)?;
+            Ok(Some(Opened {
+                gtid: mariadb_name(&gtid, event),
+                announced: 0,
+                is_standalone: !gtid.opens_transaction(),
+            }))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn mysql_name(gtid: &GtidEvent) -> std::result::Result<Gtid, String> {
+    let tag = gtid.tag().map(|tag| Tag::new(tag.as_str()));
+    let tag = tag.transpose().map_err(unreadable)?;
+    MysqlGtid::new(gtid.sid(), tag, gtid.gno())
+        .map(Gtid::Mysql)
+        .map_err(unreadable)
+}
+
+fn mariadb_name(gtid: &mariadb::GtidEvent, event: &Event) -> Gtid {
+    Gtid::Mariadb(mariadb_position::Gtid {
+        domain: gtid.domain,
+        server: event.header().server_id(),
+        sequence: gtid.sequence,
+    })
+}
+
+fn unreadable(error: impl Display) -> String {
+    format!("GTID event: {error}")
 }
 
 /// The second that stands in every event's header.
