@@ -79,7 +79,10 @@ async fn look_and_accept(config: &Config, reason: &str, breaker: &Breaker) -> Re
 }
 
 /// Takes the source over and commits what was staged.
-async fn take_over(config: &Config, store: &Store) -> Result<(Committer, Offset)> {
+///
+/// # Errors
+/// [`Kind::Fenced`] when a daemon that runs holds the lease.
+pub(crate) async fn take_over(config: &Config, store: &Store) -> Result<(Committer, Offset)> {
     let recovered = match config.lease_ttl {
         None => recover(store, Patience::Wait).await?,
         // A holder that was killed gives no sign for LEASE_TTL; one that runs, does.
@@ -135,7 +138,10 @@ fn nothing(server: &str, offset: &Offset) -> Outcome {
 }
 
 /// Commits what waits in the spool: it is not missing. Gives the offset behind it.
-async fn commit_spooled(
+///
+/// # Errors
+/// When the spool cannot be read, or MongoDB cannot be written.
+pub(crate) async fn commit_spooled(
     committer: &mut Committer,
     mut offset: Offset,
     spool: &Spool,

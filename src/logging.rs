@@ -7,6 +7,7 @@ mod messages;
 
 use std::fmt;
 use std::io::Write;
+use std::sync::OnceLock;
 
 use jiff::tz::TimeZone;
 use tracing::{Event, Level, Subscriber};
@@ -117,11 +118,28 @@ impl<'a> MakeWriter<'a> for StandardError {
     }
 }
 
+/// What is done around the writing of a line.
+type Around = Box<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
+
+static AROUND: OnceLock<Around> = OnceLock::new();
+
+/// From now on each line is written by a function that `around` is given: what else stands in the terminal makes room for it. To be
+/// called once.
+pub fn around_lines(around: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) {
+    let _ = AROUND.set(Box::new(around));
+}
+
 struct Quiet;
 
 impl Write for Quiet {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        let _ = std::io::stderr().write_all(line);
+        let mut write = || {
+            let _ = std::io::stderr().write_all(line);
+        };
+        match AROUND.get() {
+            Some(around) => around(&mut write),
+            None => write(),
+        }
         Ok(line.len())
     }
 

@@ -8,6 +8,10 @@
 //! process), *committed* (visible, with the offset). They only move in this order.
 //!
 //! It resumes, at start and whenever a delivery wants to begin again, from the offset in MongoDB and what the spool holds beyond it.
+//!
+//! [`replay`] is the same with binlog files for a source.
+
+pub mod replay;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -81,7 +85,11 @@ async fn run_until(
         };
         let (is_asked, ended) = match beginning {
             Ok(beginning) => {
-                let daemon = Daemon::new(config, board, breaker, beginning);
+                let read = |offset, chunks, stopped| {
+                    let (config, board) = (Arc::clone(config), Arc::clone(board));
+                    tokio::spawn(source::read(config, board, offset, chunks, stopped))
+                };
+                let daemon = Daemon::new(config, board, breaker, beginning, read);
                 daemon.run(shutdown.as_mut()).await
             }
             Err(error) => (false, Err(error)),
@@ -275,6 +283,8 @@ struct Daemon {
     chunks: mpsc::Receiver<Chunk>,
     stop_source: watch::Sender<bool>,
     source: JoinHandle<Result<()>>,
+    /// Whether the source has come to its end; a server never does.
+    is_read: bool,
     /// Whether the source has been heard since the offset was last touched.
     heard: bool,
 }
@@ -285,6 +295,7 @@ impl Daemon {
         board: &Arc<Board>,
         breaker: &Breaker,
         beginning: Beginning,
+        read: impl FnOnce(Offset, mpsc::Sender<Chunk>, watch::Receiver<bool>) -> JoinHandle<Result<()>>,
     ) -> Self {
         let (chunk_sender, chunks) = mpsc::channel(CHUNK_QUEUE);
         let (stop_source, stopped) = watch::channel(false);
@@ -312,13 +323,8 @@ impl Daemon {
             delivery: delivery.task,
             chunks,
             stop_source,
-            source: tokio::spawn(source::read(
-                Arc::clone(config),
-                Arc::clone(board),
-                from,
-                chunk_sender,
-                stopped,
-            )),
+            source: read(from, chunk_sender, stopped),
+            is_read: false,
             heard: false,
             board: Arc::clone(board),
             config: Arc::clone(config),
@@ -372,6 +378,9 @@ impl Daemon {
                 self.close();
                 continue;
             }
+            if self.is_read && self.closed.is_empty() && self.in_flight().batches == 0 {
+                return Ok(());
+            }
             let room = self.has_room();
             let place = self.place();
             if !self.batcher.has_complete_events() {
@@ -396,9 +405,13 @@ impl Daemon {
                 // 4: a commit makes room.
                 _ = self.safe.changed() => {}
                 // 5: what was read.
-                chunk = self.chunks.recv(), if room => match chunk {
+                chunk = self.chunks.recv(), if room && !self.is_read => match chunk {
                     Some(chunk) => self.receive(chunk).map_err(Stopped::Source)?,
-                    None => return Err(Stopped::Source(failure((&mut self.source).await))),
+                    None => {
+                        joined((&mut self.source).await).map_err(Stopped::Source)?;
+                        self.is_read = true;
+                        self.close();
+                    }
                 },
                 // 6: the batch has waited long enough.
                 () = sleep_until(flush_at), if room && flush_at.is_some() => {
@@ -555,17 +568,9 @@ enum Stopped {
     Delivery(Result<Ended>),
 }
 
-fn joined(ended: std::result::Result<Result<Ended>, tokio::task::JoinError>) -> Result<Ended> {
+/// What a task ended with.
+fn joined<T>(ended: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
     ended.unwrap_or_else(|panic| Err(panicked(&panic)))
-}
-
-/// What a task that should have gone on ended with.
-fn failure(ended: std::result::Result<Result<()>, tokio::task::JoinError>) -> Error {
-    match ended {
-        Ok(Err(error)) => error,
-        Ok(Ok(())) => Error::new(Kind::Internal, "a task of the pipeline ended by itself"),
-        Err(panic) => panicked(&panic),
-    }
 }
 
 fn panicked(error: &tokio::task::JoinError) -> Error {

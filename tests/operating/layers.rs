@@ -110,8 +110,8 @@ fn source_and_store_do_not_know_each_other() {
 }
 
 #[test]
-fn only_the_binary_names_run() {
-    assert_nowhere_but(&["crate::run", "sdl::run"], &["main"]);
+fn only_the_binary_and_its_commands_name_run() {
+    assert_nowhere_but(&["crate::run", "sdl::run"], &["main", "commands"]);
 }
 
 #[test]

@@ -14,5 +14,6 @@ mod health;
 mod layers;
 mod preflight;
 mod readme;
+mod replay;
 mod service;
 mod settings;
