@@ -29,6 +29,7 @@ pub mod delivery;
 pub mod error;
 pub mod event;
 pub mod failpoint;
+pub mod finding;
 #[cfg(test)]
 mod fuzz;
 pub mod gap;

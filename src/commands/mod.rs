@@ -5,6 +5,7 @@
 
 pub mod accept_gap;
 pub mod check;
+pub mod daemon;
 pub mod history;
 pub mod replay;
 pub mod staging;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::board::{Committed, Facts, Role, SpoolFigures};
 use crate::breaker::State;
 use crate::error::Result;
+use crate::finding::SKEW;
 use crate::source::headroom::{Binlogs, HALF, Headroom, Needed, TENTH, headroom, span};
 
 /// How long no stream may be open: a reconnect takes milliseconds, a failover or a restart of the server less than this.
@@ -19,9 +20,6 @@ const SLOW_PING: Duration = Duration::from_secs(1);
 
 /// A lag that somebody who looks for a change of a minute ago notices.
 const LAG: Duration = Duration::from_secs(60);
-
-/// Clocks that differ by more make the times in documents and logs misleading, and the archive's expiry with them.
-const SKEW: Duration = Duration::from_secs(60);
 
 /// Waiting so long for a connection to MongoDB slows every commit down.
 const POOL_WAIT: Duration = Duration::from_secs(1);

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+pub use crate::finding::span;
 use crate::position::Flavor;
 
 /// A warning below this share of the retention.
@@ -190,7 +191,7 @@ impl Binlogs {
     }
 
     /// The statement that keeps binlogs longer.
-    fn keep_longer(&self) -> String {
+    pub fn keep_longer(&self) -> String {
         let time = self.retention.map_or(RECOMMENDED, |retention| {
             (2 * retention.time).max(RECOMMENDED)
         });
@@ -205,18 +206,6 @@ impl Binlogs {
             Flavor::Mysql => format!("SET PERSIST {variable}={value}"),
             Flavor::Mariadb => format!("SET GLOBAL {variable}={value}, and the same in my.cnf"),
         }
-    }
-}
-
-/// A length of time in its two largest units.
-pub fn span(time: Duration) -> String {
-    let seconds = time.as_secs();
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{minutes} min {} s", seconds % 60),
-        3600..86_400 => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
     }
 }
 

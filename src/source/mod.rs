@@ -8,8 +8,8 @@
 //! In the order in which an event passes: [`connect`] and [`preflight`], [`servers`] (which server is read), [`replicas`] (who
 //! else reads it), [`stream`] (checks on the bytes), [`group`] (the grammar of a transaction), [`schema`] (TABLE_MAP → names and
 //! types), [`decode`] (row → BSON), [`document`] (all of it → an audit document). [`silence`] looks after a stream that brings
-//! nothing; [`pulse`] asks the server how it is doing, and [`headroom`] how long what is needed will be kept. [`files`] takes the
-//! same events from files on disk.
+//! nothing; [`pulse`] asks the server how it is doing, and [`headroom`] how long what is needed will be kept. [`inspect`]
+//! asks all of it beforehand, for a person; [`files`] takes the same events from files on disk.
 
 mod connect;
 pub mod decode;
@@ -22,6 +22,7 @@ pub mod gap;
 mod group;
 mod guard;
 pub mod headroom;
+pub mod inspect;
 mod mariadb;
 pub mod preflight;
 pub mod pulse;

@@ -145,6 +145,14 @@ impl Facts {
 /// All reasons against it in one message, each with the statement that mends it.
 pub fn judge(facts: &Facts, recorded: &GtidSet) -> Result<()> {
     judge_settings(facts)?;
+    continues(facts, recorded)
+}
+
+/// The same without the settings.
+///
+/// # Errors
+/// [`Kind::WrongServer`] or [`Kind::Gap`].
+pub(super) fn continues(facts: &Facts, recorded: &GtidSet) -> Result<()> {
     if let Some(unknown) = facts.lacks(recorded) {
         return Err(Error::new(
             Kind::WrongServer,
@@ -176,27 +184,44 @@ pub fn judge(facts: &Facts, recorded: &GtidSet) -> Result<()> {
     Ok(())
 }
 
-fn judge_settings(facts: &Facts) -> Result<()> {
-    let mut problems = Vec::new();
-    for Required {
-        name,
-        value: expected,
-        reason,
-        remedy,
-    } in facts.required()
-    {
-        let found = facts
-            .variables
-            .get(*name)
-            .map_or("no such variable", String::as_str);
+/// One of the required variables, as a server has it.
+pub(super) struct Setting {
+    pub(super) name: &'static str,
+    pub(super) found: String,
+    pub(super) expected: &'static str,
+    pub(super) reason: &'static str,
+    pub(super) remedy: &'static str,
+    pub(super) is_right: bool,
+}
+
+/// All required variables.
+pub(super) fn settings(facts: &Facts) -> impl Iterator<Item = Setting> {
+    facts.required().iter().map(|required| {
+        let found = facts.variables.get(required.name);
         // A server without the variable has the one value that was left when it was removed, binlog_format=ROW.
-        let removed = *name == "binlog_format" && !facts.variables.contains_key(*name);
-        if !found.eq_ignore_ascii_case(expected) && !removed {
-            problems.push(format!(
-                "{name} is {found}, expected {expected}, because {reason}: {remedy}"
-            ));
+        let removed = required.name == "binlog_format" && found.is_none();
+        let found = found.map_or("no such variable", String::as_str);
+        Setting {
+            name: required.name,
+            is_right: found.eq_ignore_ascii_case(required.value) || removed,
+            found: found.to_owned(),
+            expected: required.value,
+            reason: required.reason,
+            remedy: required.remedy,
         }
-    }
+    })
+}
+
+fn judge_settings(facts: &Facts) -> Result<()> {
+    let problems: Vec<String> = settings(facts)
+        .filter(|setting| !setting.is_right)
+        .map(|setting| {
+            format!(
+                "{} is {}, expected {}, because {}: {}",
+                setting.name, setting.found, setting.expected, setting.reason, setting.remedy
+            )
+        })
+        .collect();
     if problems.is_empty() {
         Ok(())
     } else {

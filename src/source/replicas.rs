@@ -152,6 +152,16 @@ impl Replicas {
         }
     }
 
+    /// Another replica that is listed under sdl's server_id, in words; it may be dead.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub(super) async fn listed_other(&self, connection: &mut Conn) -> Result<Option<String>> {
+        let is_other =
+            |replica: &Replica| self.is_other(replica).then(|| self.describe_other(replica));
+        remains(connection, Duration::ZERO, is_other).await
+    }
+
     /// Makes sure that no run of this source and store is attached.
     ///
     /// # Errors

@@ -204,6 +204,20 @@ impl<'a> Servers<'a> {
 /// The reasons against it.
 pub(super) fn judge(facts: &Facts, recorded: Recorded<'_>) -> Result<()> {
     preflight::judge(facts, recorded.read)?;
+    has_cut(facts, recorded)
+}
+
+/// The same without the server's settings.
+///
+/// # Errors
+/// The reasons against it.
+pub(super) fn continues(facts: &Facts, recorded: Recorded<'_>) -> Result<()> {
+    preflight::continues(facts, recorded.read)?;
+    has_cut(facts, recorded)
+}
+
+/// Whether it has the transaction of which some rows are recorded.
+fn has_cut(facts: &Facts, recorded: Recorded<'_>) -> Result<()> {
     match (recorded.cut, recorded.lacked_by(facts)) {
         (Some(cut), Some(_)) => Err(Error::new(
             Kind::WrongServer,

@@ -84,7 +84,8 @@ pub(super) fn look_at(address: &MysqlAddress, config: &Arc<Config>) {
     });
 }
 
-async fn look(config: &Config, address: &MysqlAddress) -> Vec<String> {
+/// What its binlog will not hold, each with what can be done.
+pub(super) async fn look(config: &Config, address: &MysqlAddress) -> Vec<String> {
     let asked = async {
         let mut connection = connect::connect(config, address).await?;
         let facts = ask(&mut connection, |table| config.tables.includes(table)).await?;

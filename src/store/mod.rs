@@ -11,7 +11,7 @@
 //! - [`spool`]: batches on the local disk while MongoDB is away;
 //! - [`hosts`]: what the driver's monitors meet;
 //! - [`pool`]: its connections, counted; [`pulse`]: how MongoDB is doing;
-//! - [`reader`]: what commands read of all this;
+//! - [`reader`]: what commands read of all this; [`inspect`]: what must hold, looked at for a person;
 //! - [`classify`]: how an error of the driver is read.
 //!
 //! Every call has a time limit, because the driver has none on its sockets.
@@ -19,6 +19,7 @@
 mod classify;
 mod commit;
 mod hosts;
+pub mod inspect;
 mod lease;
 mod ownership;
 mod pool;
@@ -196,36 +197,14 @@ impl Store {
 
     /// The indexes of the contract and no other: each one costs throughput.
     async fn create_indexes(&self) -> Result<()> {
-        let plain = |keys: Document| IndexModel::builder().keys(keys).build();
-        let changes = [
-            plain(doc! { "ts": 1 }),
-            plain(doc! { "meta.pk": 1, "meta.db": 1, "meta.tbl": 1 }),
-            IndexModel::builder()
-                .keys(doc! { "meta.source": 1, "n": 1 })
-                .options(IndexOptions::builder().unique(true).build())
-                .build(),
-        ];
-        let staging = [
-            plain(doc! { "status": 1 }),
-            IndexModel::builder()
-                .keys(doc! { "createdAt": 1 })
-                .options(
-                    IndexOptions::builder()
-                        .expire_after(ARCHIVE_TTL)
-                        // Never the only copy of an event: a pending batch does not expire.
-                        .partial_filter_expression(doc! { "status": "archived" })
-                        .build(),
-                )
-                .build(),
-        ];
         settle(
             "create the indexes of the changes",
-            self.changes.create_indexes(changes),
+            self.changes.create_indexes(change_indexes()),
         )
         .await?;
         settle(
             "create the indexes of staging",
-            self.staging.create_indexes(staging),
+            self.staging.create_indexes(staging_indexes()),
         )
         .await?;
         Ok(())
@@ -246,6 +225,39 @@ impl Store {
     pub async fn answers_again(&self) {
         self.hosts.answer_again().await;
     }
+}
+
+/// What is made on the changes, if it is missing.
+fn change_indexes() -> [IndexModel; 3] {
+    [
+        plain_index(doc! { "ts": 1 }),
+        plain_index(doc! { "meta.pk": 1, "meta.db": 1, "meta.tbl": 1 }),
+        IndexModel::builder()
+            .keys(doc! { "meta.source": 1, "n": 1 })
+            .options(IndexOptions::builder().unique(true).build())
+            .build(),
+    ]
+}
+
+/// What is made on staging, if it is missing.
+fn staging_indexes() -> [IndexModel; 2] {
+    [
+        plain_index(doc! { "status": 1 }),
+        IndexModel::builder()
+            .keys(doc! { "createdAt": 1 })
+            .options(
+                IndexOptions::builder()
+                    .expire_after(ARCHIVE_TTL)
+                    // Never the only copy of an event: a pending batch does not expire.
+                    .partial_filter_expression(doc! { "status": "archived" })
+                    .build(),
+            )
+            .build(),
+    ]
+}
+
+fn plain_index(keys: Document) -> IndexModel {
+    IndexModel::builder().keys(keys).build()
 }
 
 /// Reads MONGO_URI. The driver's text quotes the URI, which holds the password, so of what it refuses only the name is told.

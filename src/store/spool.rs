@@ -33,7 +33,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::Connection;
@@ -144,8 +144,14 @@ impl Spool {
         .await
     }
 
+    /// What the spool of a source takes on the disk, whoever has it open.
+    pub fn bytes_of(directory: &Path, source_id: &str) -> u64 {
+        let file = directory.join(place::file_name(source_id));
+        place::file_bytes(&file) + place::file_bytes(&place::with_suffix(&file, "-wal"))
+    }
+
     /// Its file, for messages.
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.0.path
     }
 

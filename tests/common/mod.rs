@@ -28,6 +28,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod audit;
+pub mod command;
 pub mod daemon;
 pub mod faults;
 pub mod fold;

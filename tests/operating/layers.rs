@@ -8,6 +8,7 @@ const VALUES: &[&str] = &[
     "bson_writer",
     "error",
     "event",
+    "finding",
     "hex",
     "large_value",
     "offset",

@@ -9,6 +9,7 @@ mod common;
 
 mod accept_gap;
 mod alerts;
+mod check;
 mod connection;
 mod health;
 mod layers;
@@ -17,3 +18,4 @@ mod readme;
 mod replay;
 mod service;
 mod settings;
+mod status;

@@ -188,7 +188,7 @@ impl Place {
 }
 
 /// `spool-SOURCE-HASH.sqlite3`: readable, and different for any two sources.
-fn file_name(source_id: &str) -> String {
+pub(super) fn file_name(source_id: &str) -> String {
     let words: Vec<&str> = source_id
         .split(|character: char| !character.is_ascii_alphanumeric())
         .filter(|word| !word.is_empty())
