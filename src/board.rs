@@ -11,10 +11,16 @@ use bson::DateTime;
 
 use crate::breaker::State;
 use crate::offset::Offset;
+use crate::position::Gtid;
+use crate::service::beats::Beats;
 
 /// The facts, shared by all parts of one process.
 #[derive(Debug, Default)]
-pub struct Board(Mutex<Facts>);
+pub struct Board {
+    facts: Mutex<Facts>,
+    /// The signs of life of its tasks.
+    pub beats: Beats,
+}
 
 /// What is known at one moment.
 #[derive(Debug, Clone, Default)]
@@ -79,7 +85,9 @@ pub struct Committed {
     pub batch: i64,
     /// `n` of the last document.
     pub n: i64,
-    /// Commit time, on its server, of the last transaction that is covered.
+    /// The last transaction that is covered.
+    pub gtid: Option<Gtid>,
+    /// Its commit time, on its server.
     pub timestamp: Option<DateTime>,
     /// The binlog file that reading would resume in.
     pub file: String,
@@ -95,6 +103,7 @@ impl Committed {
         Self {
             batch: offset.batch,
             n,
+            gtid: offset.last.as_ref().map(|last| last.gtid.clone()),
             timestamp: offset.last.as_ref().map(|last| last.timestamp),
             file: offset.position.file.clone(),
             server_uuid: offset.server_uuid.clone(),
@@ -200,7 +209,7 @@ pub struct Source {
 impl Board {
     /// Writes a part.
     pub fn update<T>(&self, change: impl FnOnce(&mut Facts) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.facts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// All of it, as it is now.

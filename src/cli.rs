@@ -3,6 +3,7 @@
 //! Settings come from the environment and not from here ([`config`](crate::config)); arguments only say what this one call is for.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -24,6 +25,10 @@ Exit codes:
     about = "MySQL binlog to MongoDB: every row change as an audit document, exactly once, in order"
 )]
 struct Arguments {
+    /// The settings file [default: .env in the working directory, else /etc/sdl/sdl.env]
+    #[arg(long, global = true, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -63,16 +68,28 @@ impl Command {
     }
 }
 
+/// One call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// What is to be done.
+    pub command: Command,
+    /// `--env-file`.
+    pub env_file: Option<PathBuf>,
+}
+
 /// Reads the arguments, the program's name first.
 ///
 /// # Errors
 /// What is wrong with them; or what was asked for, where that is the help or the version.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, clap::Error> {
     let matches = Arguments::command()
         .after_help(format!("{EXIT_CODES}\n\n{}", config::help_text()))
         .try_get_matches_from(arguments)?;
     let arguments = Arguments::from_arg_matches(&matches)?;
-    Ok(arguments.command.unwrap_or(Command::Run))
+    Ok(Call {
+        command: arguments.command.unwrap_or(Command::Run),
+        env_file: arguments.env_file,
+    })
 }
 
 #[cfg(test)]
@@ -81,7 +98,8 @@ mod tests {
 
     fn parsed(arguments: &[&str]) -> Result<Command, clap::Error> {
         let name = std::iter::once("sdl");
-        parse(name.chain(arguments.iter().copied()).map(OsString::from))
+        let call = parse(name.chain(arguments.iter().copied()).map(OsString::from));
+        call.map(|call| call.command)
     }
 
     #[test]

@@ -128,7 +128,7 @@ pub fn start(
         safe,
         spooling,
         hurry,
-        task: tokio::spawn(delivery.run(committer)),
+        task: tokio::spawn(board.beats.watch("delivery", delivery.run(committer))),
     }
 }
 
@@ -300,11 +300,8 @@ impl Delivery {
                     }));
                 }
             };
-            let staging = Staging(tokio::spawn(stage(
-                store.clone(),
-                epoch,
-                Arc::clone(&batch),
-            )));
+            let staging = stage(store.clone(), epoch, Arc::clone(&batch));
+            let staging = Staging(tokio::spawn(self.board.beats.watch("staging", staging)));
             self.lane.push_back(Underway {
                 batch,
                 staging: Some(staging),
@@ -512,12 +509,11 @@ async fn commit_staged(
     if let Some(mut staging) = staging {
         match (&mut staging.0).await {
             Ok(staged) => staged?,
-            Err(panic) => {
+            // The message of the panic may repeat a row, so it is not in the error.
+            Err(_) => {
                 return Err(Error::new(
                     Kind::Internal,
-                    format!(
-                        "a task that stages panicked ({panic}); nothing was committed after that; please report the message above"
-                    ),
+                    "a task that stages panicked; nothing was committed after that; please report the message above",
                 ));
             }
         }

@@ -37,18 +37,17 @@ const INTERVAL_IN_TROUBLE: Duration = Duration::from_secs(2);
 const BINLOGS_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Starts the monitor, and serves what it knows at METRICS_ADDR; both until the task is aborted.
-pub fn start(config: Arc<Config>, board: Arc<Board>) -> JoinHandle<()> {
+pub fn start(config: Arc<Config>, board: Arc<Board>) -> (Arc<Monitor>, JoinHandle<()>) {
     let monitor = Arc::new(Monitor {
         config,
         board,
         measured: Mutex::default(),
     });
-    tokio::spawn(async move {
-        tokio::join!(
-            Arc::clone(&monitor).watch(),
-            metrics::serve(Arc::clone(&monitor))
-        );
-    })
+    let (watches, serves) = (Arc::clone(&monitor), Arc::clone(&monitor));
+    let task = tokio::spawn(async move {
+        tokio::join!(watches.watch(), metrics::serve(serves));
+    });
+    (monitor, task)
 }
 
 /// What is known of health.
@@ -56,7 +55,8 @@ pub fn start(config: Arc<Config>, board: Arc<Board>) -> JoinHandle<()> {
 pub struct Monitor {
     /// The settings of the run.
     pub config: Arc<Config>,
-    board: Arc<Board>,
+    /// What the parts tell.
+    pub board: Arc<Board>,
     measured: Mutex<Measured>,
 }
 

@@ -1,6 +1,7 @@
 //! What this machine calls itself, and its processes.
 
-use std::path::Path;
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 /// The host's name, as `hostname` prints it; for people, and to tell daemons on several hosts apart.
 pub fn name() -> String {
@@ -21,7 +22,8 @@ pub fn process_space() -> String {
     }
 }
 
-/// Whether a process of this id exists here.
+/// Whether a process of this id exists here: whoever's it is, also where /proc shows a service only its own (ProtectProc=).
 pub fn has_process(pid: i64) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists()
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }

@@ -10,7 +10,7 @@
 //!    MongoDB transaction, in order. The next batches are staged meanwhile.
 //! 4. [`delivery`] takes batches through the store, or to the spool on disk while MongoDB is away ([`breaker`]).
 //! 5. [`recovery`], at start-up, finishes what a crash left staged or spooled.
-//! 6. [`run`] connects these by bounded channels, and ends them in an orderly way.
+//! 6. [`run`] connects these by bounded channels, and ends them in an orderly way; [`service`] tells systemd how it goes.
 //!
 //! [`cli`] says what can be asked for, [`commands`] does what is not the daemon itself.
 //!
@@ -44,6 +44,7 @@ pub mod position;
 pub mod recovery;
 pub mod retry;
 pub mod run;
+pub mod service;
 pub mod source;
 pub mod store;
 pub mod terminal;

@@ -1,14 +1,17 @@
 //! The `sdl` binary: arguments → settings → log → runtime → run → exit code.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use sdl::cli::{self, Command};
+use sdl::cli::{self, Call, Command};
 use sdl::commands;
-use sdl::config::Config;
+use sdl::config::{Config, Sources};
 use sdl::error::{EXIT_CLEAN, EXIT_CONFIGURATION, EXIT_FAILURE, Error};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use sdl::logging::LAST_WORDS;
+use sdl::service::{Reload, Service};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 use tokio::sync::Notify;
 
@@ -16,8 +19,8 @@ use tokio::sync::Notify;
 const WORKER_THREADS: usize = 2;
 
 fn main() -> ExitCode {
-    let command = match cli::parse(std::env::args_os()) {
-        Ok(command) => command,
+    let Call { command, env_file } = match cli::parse(std::env::args_os()) {
+        Ok(call) => call,
         Err(mistake) if mistake.use_stderr() => {
             eprint!("{mistake}");
             return ExitCode::from(EXIT_CONFIGURATION);
@@ -27,22 +30,27 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CLEAN);
         }
     };
-    let config = match Config::load() {
+    let sources = Sources::from_process(env_file.as_deref());
+    let config = match Config::from_sources(&sources) {
         Ok(config) => config,
         Err(mistakes) => {
-            eprintln!("{mistakes}");
+            sdl::logging::complain(&mistakes.to_string());
             return ExitCode::from(EXIT_CONFIGURATION);
         }
     };
-    sdl::logging::start(&config, command.prints_results());
+    let filter = sdl::logging::start(&config, command.prints_results());
+    if let Some(file) = sources.file() {
+        tracing::info!(file = %file.display(), "settings");
+    }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    ExitCode::from(execute(config, command))
+    let reload = Reload::new(env_file, sources, filter);
+    ExitCode::from(execute(config, command, reload))
 }
 
 /// Does what was asked for; the exit code.
-fn execute(config: Config, command: Command) -> u8 {
+fn execute(config: Config, command: Command, reload: Reload) -> u8 {
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -58,7 +66,7 @@ fn execute(config: Config, command: Command) -> u8 {
     };
     let result = runtime.block_on(async {
         match command {
-            Command::Run => run(config).await,
+            Command::Run => run(config, reload).await,
             command => commands::execute(&config, &command).await,
         }
     });
@@ -69,8 +77,9 @@ fn execute(config: Config, command: Command) -> u8 {
 }
 
 /// The daemon, until it is told to stop.
-async fn run(config: Config) -> u8 {
-    let stop = match stop_signal() {
+async fn run(config: Config, reload: Reload) -> u8 {
+    let service = Arc::new(Service::from_environment());
+    let stop = match stop_signal(Arc::clone(&service), reload) {
         Ok(stop) => stop,
         Err(error) => {
             tracing::error!(%error, "cannot listen for signals");
@@ -83,33 +92,39 @@ async fn run(config: Config) -> u8 {
         server_id = config.mysql_server_id,
         "sdl starts"
     );
-    match sdl::run::run(config, async move { stop.notified().await }).await {
+    match sdl::run::run(config, &service, async move { stop.notified().await }).await {
         Ok(()) => EXIT_CLEAN,
         Err(error) => failed(&error),
     }
 }
 
 fn failed(error: &Error) -> u8 {
-    tracing::error!(exit = error.exit_code(), "{error}");
+    tracing::error!(target: LAST_WORDS, exit = error.exit_code(), "{error}");
     error.exit_code()
 }
 
-/// Notifies at the first SIGTERM or SIGINT; the second one ends the process at once.
-fn stop_signal() -> std::io::Result<Arc<Notify>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+/// Notifies at the first SIGTERM or SIGINT; the second one ends the process at once. SIGHUP is a reload; where sdl was started in a
+/// terminal, it says that the terminal is gone, and ends it like the others.
+fn stop_signal(service: Arc<Service>, reload: Reload) -> std::io::Result<Arc<Notify>> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let stop = Arc::new(Notify::new());
     let notify = Arc::clone(&stop);
+    let has_terminal = std::io::stdin().is_terminal();
     tokio::spawn(async move {
-        if let Some(signal) = signals.next().await {
-            tracing::info!(signal, "asked to stop");
-            notify.notify_one();
-        }
-        if let Some(signal) = signals.next().await {
-            tracing::warn!(
-                signal,
-                "asked to stop again: ending at once; the next start recovers what is staged"
-            );
-            std::process::exit(i32::from(EXIT_FAILURE));
+        let mut is_asked = false;
+        while let Some(signal) = signals.next().await {
+            if signal == SIGHUP && !has_terminal {
+                service.reload(|| reload.reload());
+            } else if !std::mem::replace(&mut is_asked, true) {
+                tracing::info!(signal, "asked to stop");
+                notify.notify_one();
+            } else {
+                tracing::warn!(
+                    signal,
+                    "asked to stop again: ending at once; the next start recovers what is staged"
+                );
+                std::process::exit(i32::from(EXIT_FAILURE));
+            }
         }
     });
     Ok(stop)

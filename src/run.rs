@@ -33,6 +33,7 @@ use crate::failpoint::crash_point;
 use crate::health;
 use crate::offset::Offset;
 use crate::recovery::{recover, settle_spool};
+use crate::service::Service;
 use crate::source::{self, Chunk};
 use crate::store::{Committer, Patience, Spool, Store};
 
@@ -58,12 +59,23 @@ const SPOOL_INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Only what a restart by itself would not mend, and a flush that did not end within SHUTDOWN_TIMEOUT.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
+pub async fn run(
+    config: Config,
+    service: &Arc<Service>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
     let config = Arc::new(config);
     let board = Arc::new(Board::default());
     let breaker = Breaker::new(config.breaker, Arc::clone(&board));
-    let health = health::start(Arc::clone(&config), Arc::clone(&board));
-    let result = run_until(&config, &board, &breaker, shutdown).await;
+    let (monitor, health) = health::start(Arc::clone(&config), Arc::clone(&board));
+    let telling = service.accompany(monitor);
+    let shutdown = async {
+        shutdown.await;
+        service.stopping(config.shutdown_timeout);
+    };
+    let running = run_until(&config, &board, &breaker, shutdown);
+    let result = board.beats.watch("pipeline", running).await;
+    telling.abort();
     health.abort();
     result
 }
@@ -86,8 +98,10 @@ async fn run_until(
         let (is_asked, ended) = match beginning {
             Ok(beginning) => {
                 let read = |offset, chunks, stopped| {
+                    let beats = &board.beats;
                     let (config, board) = (Arc::clone(config), Arc::clone(board));
-                    tokio::spawn(source::read(config, board, offset, chunks, stopped))
+                    let reading = source::read(config, board, offset, chunks, stopped);
+                    tokio::spawn(beats.watch("reader", reading))
                 };
                 let daemon = Daemon::new(config, board, breaker, beginning, read);
                 daemon.run(shutdown.as_mut()).await
@@ -570,15 +584,14 @@ enum Stopped {
 
 /// What a task ended with.
 fn joined<T>(ended: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    ended.unwrap_or_else(|panic| Err(panicked(&panic)))
+    ended.unwrap_or_else(|_| Err(panicked()))
 }
 
-fn panicked(error: &tokio::task::JoinError) -> Error {
+/// Its message may repeat a row, so it is not in the error.
+fn panicked() -> Error {
     Error::new(
         Kind::Internal,
-        format!(
-            "a task of the pipeline panicked ({error}); nothing was committed after that; please report the message above"
-        ),
+        "a task of the pipeline panicked; nothing was committed after that; please report the message above",
     )
 }
 

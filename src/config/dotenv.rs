@@ -27,10 +27,10 @@ pub(super) struct Dotenv {
     pub(super) mistakes: Vec<Mistake>,
 }
 
-/// Reads the file at `path`. That there is none is no mistake.
-pub(super) fn read(path: &Path) -> Dotenv {
+/// Reads the file at `path`; none where there is none.
+pub(super) fn read(path: &Path) -> Option<Dotenv> {
     let name = path.display().to_string();
-    match fs::read(path) {
+    Some(match fs::read(path) {
         Ok(content) => match String::from_utf8(content) {
             Ok(content) => parse(&name, &content),
             Err(error) => {
@@ -40,19 +40,24 @@ pub(super) fn read(path: &Path) -> Dotenv {
                 failed(format!("{name} line {line}"), "is not UTF-8")
             }
         },
-        Err(error) if error.kind() == ErrorKind::NotFound => Dotenv::default(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
         Err(error) => failed(name, &format!("cannot be read: {error}")),
-    }
+    })
+}
+
+/// What is wrong with a whole file.
+pub(super) fn mistake(path: &Path, reason: String) -> Mistake {
+    mistake_at(path.display().to_string(), reason)
 }
 
 fn failed(name: String, reason: &str) -> Dotenv {
     Dotenv {
         values: BTreeMap::new(),
-        mistakes: vec![mistake(name, reason.to_owned())],
+        mistakes: vec![mistake_at(name, reason.to_owned())],
     }
 }
 
-fn mistake(name: String, reason: String) -> Mistake {
+fn mistake_at(name: String, reason: String) -> Mistake {
     Mistake {
         name,
         reason,
@@ -74,11 +79,11 @@ fn parse(file: &str, content: &str) -> Dotenv {
                     && settings::find(name.strip_suffix("_FILE").unwrap_or(&name)).is_some()
                 {
                     let reason = format!("{name} is given a second time, first in line {first}");
-                    dotenv.mistakes.push(mistake(place(), reason));
+                    dotenv.mistakes.push(mistake_at(place(), reason));
                 }
                 dotenv.values.insert(name, value);
             }
-            Err(reason) => dotenv.mistakes.push(mistake(place(), reason.to_owned())),
+            Err(reason) => dotenv.mistakes.push(mistake_at(place(), reason.to_owned())),
         }
     }
     dotenv
@@ -203,8 +208,8 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_fine_and_an_unreadable_one_is_not() {
-        let missing = read(Path::new("/nonexistent/.env"));
-        assert!(missing.values.is_empty() && missing.mistakes.is_empty());
-        assert_eq!(read(&std::env::temp_dir()).mistakes.len(), 1);
+        assert!(read(Path::new("/nonexistent/.env")).is_none());
+        let unreadable = read(&std::env::temp_dir()).unwrap();
+        assert_eq!(unreadable.mistakes.len(), 1);
     }
 }

@@ -5,7 +5,7 @@
 //! [`ConfigErrors`] that lists every one of them, and neither it nor the `Debug` form of anything here shows a secret.
 //!
 //! Where a setting comes from, first found first taken: the environment (`NAME`, for secrets also `NAME_FILE`),
-//! systemd's credentials directory (secrets only), the file `.env` of the working directory. An empty value is as good
+//! systemd's credentials directory (secrets only), the settings file (`.env` of the working directory; see `sources`). An empty value is as good
 //! as none. The table of all settings is [`SETTINGS`]; `--help`, the README and `.env.example` follow it.
 //!
 //! In reading order: `settings` (the table), `sources` (finding the values), `parse` (one value each), `addresses`
@@ -215,11 +215,6 @@ impl TableFilter {
 }
 
 impl Config {
-    /// Reads and judges the settings of this process: environment, credentials directory, `.env`.
-    pub fn load() -> Result<Self, ConfigErrors> {
-        Self::from_sources(&Sources::from_process())
-    }
-
     /// Reads every setting from `sources`, then judges all of them.
     pub fn from_sources(sources: &Sources) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::read(sources);

@@ -1,9 +1,13 @@
 //! Finding each setting's text, before any is judged.
 //!
 //! Per setting the first of these that is there is taken: the environment's `NAME` or (secrets) the file named by
-//! `NAME_FILE`; for secrets the file `NAME` in systemd's `$CREDENTIALS_DIRECTORY` (systemd.exec, "CREDENTIALS"); `.env`,
-//! again `NAME` or `NAME_FILE`. `NAME` and `NAME_FILE` at one place are a mistake: one of them would be ignored in
+//! `NAME_FILE`; for secrets the file `NAME` in systemd's `$CREDENTIALS_DIRECTORY` (systemd.exec, "CREDENTIALS"); the settings
+//! file, again `NAME` or `NAME_FILE`. `NAME` and `NAME_FILE` at one place are a mistake: one of them would be ignored in
 //! silence. Line ends behind a file's content are dropped, as editors and `echo` leave one.
+//!
+//! The settings file is the one that `--env-file` names; else `.env` in the working directory; else the service's own,
+//! [`SERVICE_FILE`], where it can be read: so an administrator's `sdl status` sees what the service sees. For the same reason the
+//! credentials of a file `NAME.env` are looked for in the directory `NAME.credentials` beside it where systemd gave none.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,6 +22,9 @@ use super::settings::{DefaultValue, SETTINGS, Setting, find};
 /// The most that is read of a secret's file, in bytes: a wrong path such as a device must not fill the memory.
 const LARGEST_SECRET: u64 = 64 * 1024;
 
+/// The settings of the service that the package installs.
+pub(super) const SERVICE_FILE: &str = "/etc/sdl/sdl.env";
+
 /// How much of a wrong value a message repeats, in characters.
 const SHOWN_CHARACTERS: usize = 80;
 
@@ -26,16 +33,60 @@ const SHOWN_CHARACTERS: usize = 80;
 pub struct Sources {
     environment: BTreeMap<String, OsString>,
     dotenv: Dotenv,
+    /// The settings file that was read.
+    file: Option<PathBuf>,
+    /// That this user may not read the service's file: told where something is missing.
+    refused: Option<Mistake>,
 }
 
 impl Sources {
-    /// This process's environment and the `.env` of its working directory.
+    /// This process's environment and a settings file: `file`, which must be there; without one `.env`, or the service's.
     #[must_use]
-    pub fn from_process() -> Self {
+    pub fn from_process(file: Option<&Path>) -> Self {
         // A name that is not UTF-8 is no setting's name.
         let named =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-        Self::from_environment(named).with_dotenv(Path::new(".env"))
+        let sources = Self::from_environment(named);
+        if let Some(file) = file {
+            let mut sources = sources.with_dotenv(file);
+            if sources.file.is_none() {
+                let reason = "--env-file names it, and it is not there".to_owned();
+                sources.dotenv.mistakes.push(dotenv::mistake(file, reason));
+            }
+            return sources;
+        }
+        let sources = sources.with_dotenv(Path::new(".env"));
+        match sources.file {
+            Some(_) => sources,
+            None => sources.with_service_file(Path::new(SERVICE_FILE)),
+        }
+    }
+
+    /// The same, and what the service's file adds, if there is one that this user may read.
+    fn with_service_file(mut self, path: &Path) -> Self {
+        match fs::File::open(path) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                let reason = "holds the service's settings, and this user may not read it: run sdl as root, or as the user sdl"
+                    .to_owned();
+                self.refused = Some(dotenv::mistake(path, reason));
+                self
+            }
+            _ => self.with_dotenv(path),
+        }
+    }
+
+    /// The settings file that was read.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// The names of the settings that are something else in `other`.
+    #[must_use]
+    pub fn changed(&self, other: &Self) -> Vec<&'static str> {
+        let differs = |setting: &&Setting| self.look_up(setting) != other.look_up(setting);
+        let changed = SETTINGS.iter().filter(differs);
+        changed.map(|setting| setting.name).collect()
     }
 
     /// These variables and nothing else; `CREDENTIALS_DIRECTORY` among them is followed.
@@ -49,14 +100,16 @@ impl Sources {
                 .into_iter()
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
-            dotenv: Dotenv::default(),
+            ..Self::default()
         }
     }
 
     /// The same, and what the file at `path` adds; the environment wins. No such file is fine.
     #[must_use]
     pub fn with_dotenv(mut self, path: &Path) -> Self {
-        self.dotenv = dotenv::read(path);
+        let read = dotenv::read(path);
+        self.file = read.is_some().then(|| path.to_owned());
+        self.dotenv = read.unwrap_or_default();
         self
     }
 
@@ -78,13 +131,23 @@ impl Sources {
             .or_else(|| place(setting, &dotenv))
     }
 
-    /// The content of a secret in systemd's credentials directory.
+    /// Systemd's credentials directory; outside a service the one beside the settings file.
+    fn credentials(&self) -> Option<PathBuf> {
+        match self.environment.get("CREDENTIALS_DIRECTORY") {
+            Some(directory) if !directory.is_empty() => Some(PathBuf::from(directory)),
+            _ => {
+                let file = self.file.as_deref()?;
+                (file.extension()? == "env").then(|| file.with_extension("credentials"))
+            }
+        }
+    }
+
+    /// The content of a secret in the credentials directory.
     fn credential(&self, setting: &Setting) -> Option<Result<String, String>> {
-        let directory = self
-            .environment
-            .get("CREDENTIALS_DIRECTORY")
-            .filter(|directory| setting.secret && !directory.is_empty())?;
-        let path = PathBuf::from(directory).join(setting.name);
+        let path = self
+            .credentials()
+            .filter(|_| setting.secret)?
+            .join(setting.name);
         match read_secret(&path) {
             Ok(content) if content.is_empty() => None,
             Ok(content) => Some(Ok(content)),
@@ -243,7 +306,10 @@ impl<'a> Reader<'a> {
         };
         let mut mistakes = self.mistakes;
         mistakes.sort_by_key(order);
-        mistakes.splice(0..0, self.sources.dotenv.mistakes.iter().cloned());
+        let of_the_file = self.sources.dotenv.mistakes.iter();
+        let refused = self.sources.refused.iter().filter(|_| !mistakes.is_empty());
+        let first: Vec<_> = of_the_file.chain(refused).cloned().collect();
+        mistakes.splice(0..0, first);
         (!mistakes.is_empty()).then(|| ConfigErrors::new(mistakes))
     }
 

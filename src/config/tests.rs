@@ -304,6 +304,49 @@ fn secrets_come_from_files_and_credentials() {
 }
 
 #[test]
+fn a_settings_file_has_its_credentials_beside_it() {
+    let directory = Directory::new("beside");
+    let file = directory.file("shop.env", b"BATCH_SIZE=7\n");
+    fs::create_dir_all(directory.path().join("shop.credentials")).unwrap();
+    directory.file("shop.credentials/MYSQL_PASS", b"from beside\n");
+    let read = |more: &[(&str, &str)]| {
+        let sources = sources(more).with_dotenv(Path::new(&file));
+        assert_eq!(sources.file(), Some(Path::new(&file)));
+        Config::from_sources(&sources).unwrap()
+    };
+    assert_eq!(read(&[]).mysql_password.expose(), "from beside");
+    assert_eq!(read(&[]).batch_size, 7);
+    // In a service they are systemd's, and the directory beside is root's.
+    let credentials = ("CREDENTIALS_DIRECTORY", directory.text());
+    assert_eq!(read(&[credentials]).mysql_password.expose(), "");
+}
+
+#[test]
+fn what_changed_is_named() {
+    let directory = Directory::new("changed");
+    let with = |content: &[u8]| {
+        let file = directory.file("changed.env", content);
+        sources(&[]).with_dotenv(Path::new(&file))
+    };
+    let before = with(b"BATCH_SIZE=7\nMYSQL_PASS=one\nRUST_LOG=info\nUNKNOWN=1\n");
+    let after = with(b"MYSQL_PASS=two\nRUST_LOG=debug\nTZ=UTC\nUNKNOWN=2\nMYSQL_ADDR=hidden by the environment\n");
+    assert_eq!(before.changed(&before), [""; 0]);
+    let mut changed = before.changed(&after);
+    changed.sort_unstable();
+    assert_eq!(changed, ["BATCH_SIZE", "MYSQL_PASS", "RUST_LOG", "TZ"]);
+}
+
+#[test]
+fn a_settings_file_that_is_named_must_be_there() {
+    let sources = Sources::from_process(Some(Path::new("/nonexistent/sdl.env")));
+    let message = Config::from_sources(&sources).unwrap_err().to_string();
+    assert!(
+        message.contains("/nonexistent/sdl.env: --env-file names it, and it is not there"),
+        "{message}"
+    );
+}
+
+#[test]
 fn wrong_secret_files_are_told_without_content() {
     let directory = Directory::new("wrong-secrets");
     let password = directory.file("password", b"hunter2");

@@ -213,14 +213,14 @@ impl System {
     }
 }
 
-/// `settings` as the content of a unit's EnvironmentFile. Values are quoted as systemd.exec(5) reads them.
-pub fn environment_file(settings: &Settings) -> String {
+/// `settings` as a settings file, but for what only a process of the test needs.
+pub fn settings_file(settings: &Settings) -> String {
     settings
         .variables()
         .filter(|(name, _)| !matches!(*name, "PATH" | "RUST_BACKTRACE"))
         .map(|(name, value)| {
-            let value = value.replace('\\', r"\\").replace('"', "\\\"");
-            format!("{name}=\"{value}\"\n")
+            assert!(!value.contains('\''), "a quote in {name}");
+            format!("{name}='{value}'\n")
         })
         .collect()
 }
