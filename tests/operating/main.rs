@@ -13,6 +13,7 @@ mod check;
 mod connection;
 mod health;
 mod layers;
+mod logs;
 mod preflight;
 mod readme;
 mod replay;
