@@ -10,7 +10,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::commands::{accept_gap, check, history, replay, staging, status, tail};
 use crate::config;
 
-const EXIT_CODES: &str = "\
+/// The exit codes of all commands.
+pub const EXIT_CODES: &str = "\
 Exit codes:
   0   done: a clean stop, or the command did what it was asked
   1   anything that has no better one; `accept-gap`: there is no gap, or it cannot be told, and nothing was changed
@@ -77,12 +78,18 @@ pub struct Call {
     pub env_file: Option<PathBuf>,
 }
 
+/// All that can be asked for, as clap describes it: manual pages and completions are made from it (deploy/package/pages.rs).
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Reads the arguments, the program's name first.
 ///
 /// # Errors
 /// What is wrong with them; or what was asked for, where that is the help or the version.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, clap::Error> {
-    let matches = Arguments::command()
+    let matches = command()
         .after_help(format!("{EXIT_CODES}\n\n{}", config::help_text()))
         .try_get_matches_from(arguments)?;
     let arguments = Arguments::from_arg_matches(&matches)?;
