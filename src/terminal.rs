@@ -10,8 +10,9 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use anstyle::{AnsiColor, Style};
 use bson::DateTime;
 use comfy_table::{ContentArrangement, Table};
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::Serialize;
 
 use crate::error::{Error, Kind};
@@ -80,11 +81,34 @@ impl Terminal {
         std::io::stdout().is_terminal()
     }
 
-    /// How many columns a line may have.
+    /// How many columns a line may have: what COLUMNS says, else what the terminal has.
     pub fn width(&self) -> u16 {
-        terminal_size::terminal_size()
-            .map_or(DEFAULT_WIDTH, |(terminal_size::Width(width), _)| width)
+        columns()
+            .or_else(|| {
+                terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| width.0)
+            })
+            .unwrap_or(DEFAULT_WIDTH)
             .max(LEAST_WIDTH)
+    }
+
+    /// Where lines are cut; None in a file or a pipe, unless COLUMNS says how wide it is.
+    pub fn cut_at(&self) -> Option<u16> {
+        (self.is_interactive() || columns().is_some()).then(|| self.width())
+    }
+
+    /// Finds out whether the reader has gone, for who prints nothing for a while.
+    ///
+    /// # Errors
+    /// [`Failure::Closed`] when it has.
+    pub fn check_reader(&self) -> Result<(), Failure> {
+        let stdout = std::io::stdout();
+        let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+        let told = rustix::event::poll(&mut polled, Some(&Timespec::default()));
+        let gone = PollFlags::ERR | PollFlags::HUP;
+        match told.is_ok() && polled[0].revents().intersects(gone) {
+            true => Err(Failure::Closed),
+            false => Ok(()),
+        }
     }
 
     /// Prints one line; the styles in it are left out where nobody sees them.
@@ -119,6 +143,11 @@ impl Terminal {
         self.line(table.trim_fmt())
     }
 
+    /// Now, in TZ.
+    pub fn now(&self) -> Zoned {
+        Timestamp::now().to_zoned(self.zone.clone())
+    }
+
     /// A time of MongoDB in TZ, with milliseconds.
     pub fn time(&self, time: DateTime) -> String {
         Timestamp::from_millisecond(time.timestamp_millis()).map_or_else(
@@ -130,6 +159,11 @@ impl Terminal {
             },
         )
     }
+}
+
+/// COLUMNS, as watch(1) and shells set it.
+fn columns() -> Option<u16> {
+    std::env::var("COLUMNS").ok()?.parse().ok()
 }
 
 /// `text` in a style.

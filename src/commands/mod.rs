@@ -8,9 +8,11 @@ pub mod check;
 pub mod daemon;
 pub mod history;
 pub mod replay;
+pub mod show;
 pub mod staging;
 pub mod status;
 pub mod tail;
+pub mod when;
 
 use crate::cli::Command;
 use crate::config::Config;

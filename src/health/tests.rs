@@ -23,6 +23,7 @@ impl Example {
             committed: Some(Committed {
                 batch: 7,
                 n: 4000,
+                gtid: None,
                 timestamp: Some(bson::DateTime::from_millis(SERVER_NOW - 1000)),
                 file: "binlog.000003".to_owned(),
                 server_uuid: UUID.to_owned(),

@@ -11,6 +11,7 @@
 //! nothing; [`pulse`] asks the server how it is doing, and [`headroom`] how long what is needed will be kept. [`inspect`]
 //! asks all of it beforehand, for a person; [`files`] takes the same events from files on disk.
 
+pub mod attached;
 mod connect;
 pub mod decode;
 mod document;

@@ -30,7 +30,7 @@ mod spool;
 mod staging;
 
 pub use commit::{Anchor, CommitOutcome, Committer, Patience};
-pub use reader::Reader;
+pub use reader::{Reader, StagedBatch, StagedDocument, Walk};
 pub use spool::Spool;
 
 use std::future::IntoFuture;

@@ -3,6 +3,12 @@
 //! It needs `find` on the collections that are asked for, and no daemon that runs. A command fails at once where a daemon would try
 //! again: whoever called it is there to read why.
 
+mod changes;
+mod staged;
+
+pub use changes::Walk;
+pub use staged::{StagedBatch, StagedDocument};
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +34,7 @@ pub struct Reader {
     pub(super) changes: Collection<Document>,
     pub(super) offsets: Collection<Document>,
     pub(super) staging: Collection<Document>,
+    pub(super) schemas: Collection<Document>,
     pub(super) source_id: Arc<str>,
 }
 
@@ -48,7 +55,8 @@ impl Reader {
         Ok(Self {
             changes: database.collection_with_options(&names.changes, committed.clone()),
             offsets: database.collection_with_options(&names.offsets, committed.clone()),
-            staging: database.collection_with_options(&names.staging, committed),
+            staging: database.collection_with_options(&names.staging, committed.clone()),
+            schemas: database.collection_with_options(&names.schemas, committed),
             source_id: config.source_id.as_str().into(),
             client,
             database,

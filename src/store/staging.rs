@@ -223,7 +223,7 @@ impl Store {
     }
 }
 
-fn staging_id(source_id: &str, batch: i64) -> String {
+pub(super) fn staging_id(source_id: &str, batch: i64) -> String {
     format!("{source_id}#{batch}")
 }
 

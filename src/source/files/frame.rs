@@ -133,10 +133,6 @@ impl BinlogFile {
         Ok(file)
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Bytes of the file when it was opened.
     pub(super) fn length(&self) -> u64 {
         self.length

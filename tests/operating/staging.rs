@@ -1,0 +1,245 @@
+//! `sdl staging`: what waits is listed, shown and committed; what was set aside is shown and stays aside.
+#![cfg(feature = "failpoints")]
+
+use std::time::Duration;
+
+use mongodb::Collection;
+use mongodb::bson::{Bson, Document, doc};
+
+use crate::common::command::{parsed, relaxed, sdl};
+use crate::common::{Daemon, Mongod, Mysqld, Settings, Signal, caught_up, fold, mongo, wait_until};
+
+const SOON: Duration = Duration::from_secs(30);
+
+const STREAMING: &str = "Connected to MySQL";
+
+async fn insert(mysqld: &Mysqld, count: usize) {
+    for _ in 0..count {
+        mysqld.exec("INSERT INTO shop.t (v) VALUES ('row')").await;
+    }
+}
+
+/// A daemon that has staged and not committed, and is killed.
+async fn killed(settings: &Settings) {
+    let settings = settings
+        .clone()
+        .set("FAILPOINTS", "before-transaction=return");
+    let daemon = Daemon::start(&settings);
+    assert_eq!(daemon.wait_exit(SOON).await.0, 134);
+}
+
+/// A batch as another number, that does not follow the offset.
+async fn copy(staging: &Collection<Document>, pending: &Document, number: i64) -> Document {
+    let mut other = pending.clone();
+    other.insert(
+        "_id",
+        format!("{}#{number}", pending.get_str("source").unwrap()),
+    );
+    other.insert("batch", number);
+    staging.insert_one(&other).await.unwrap();
+    other
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pending_batches_are_committed_once_and_archived_ones_stay() {
+    let (mysqld, mongod) = tokio::join!(Mysqld::start(), Mongod::shared());
+    mysqld
+        .exec("CREATE DATABASE shop; CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(20))")
+        .await;
+    let settings = Settings::new(&mysqld, mongod);
+    let database = mongod.database(settings.database()).await;
+    let staging: Collection<Document> = database.collection(mongo::STAGING);
+    let staging_command =
+        async |arguments: &[&str]| sdl(&settings, &[&["staging"], arguments].concat()).await;
+
+    let daemon = Daemon::start(&settings);
+    daemon.wait_for_log(STREAMING, SOON).await;
+    caught_up(&mysqld, mongod, settings.database()).await;
+    assert!(
+        staging_command(&["list"])
+            .await
+            .ok()
+            .starts_with("nothing is staged of mysql://")
+    );
+    assert_eq!(
+        staging_command(&["retry"]).await.ok(),
+        "nothing is pending\n"
+    );
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait_exit(SOON).await.0, 0);
+    insert(&mysqld, 3).await;
+    killed(&settings).await;
+
+    // What waits.
+    let pending = staging
+        .find_one(doc! {})
+        .await
+        .unwrap()
+        .expect("a pending batch");
+    let number = pending.get_i64("batch").unwrap();
+    let foreign = copy(&staging, &pending, number + 5).await;
+    let listed = staging_command(&["list", "--json"]).await.ok();
+    let listed: Vec<Document> = listed.lines().map(parsed).collect();
+    assert_eq!(listed.len(), 2);
+    assert_eq!(listed[0].get_str("status").unwrap(), "pending");
+    assert_eq!(
+        relaxed(listed[0].get("count").unwrap().clone()),
+        pending.get("count").unwrap().clone()
+    );
+    let table = sdl(&settings.clone().set("COLUMNS", 60), &["staging", "list"])
+        .await
+        .ok();
+    assert!(
+        table.contains("BATCH") && table.contains("pending"),
+        "{table}"
+    );
+    assert!(
+        table.lines().all(|line| line.chars().count() <= 60),
+        "{table}"
+    );
+    let number_text = number.to_string();
+    let shown = staging_command(&["show", &number_text]).await.ok();
+    for part in [
+        &format!("batch {number}: pending, "),
+        "checksum:  holds",
+        "goes on from:",
+        "leads to:",
+        "insert shop.t ",
+        "    id: 1, v: \"row\"",
+    ] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    let shown = parsed(
+        &staging_command(&["--json", "show", &number_text])
+            .await
+            .ok(),
+    );
+    let mut expected = pending.clone();
+    expected.insert("problem", Bson::Null);
+    assert_eq!(relaxed(shown.into()), relaxed(expected.into()));
+    let missing = staging_command(&["show", "999"]).await;
+    assert_eq!((missing.code, missing.stdout.as_str()), (1, ""));
+
+    // The server notices that the killed one has gone.
+    insert(&mysqld, 3).await;
+    let retried = staging_command(&["retry"]).await;
+    let lines: Vec<_> = retried.stdout.lines().collect();
+    assert_eq!(lines.len(), 2, "{retried:?}");
+    assert!(lines[0].ends_with(": committed"), "{retried:?}");
+    assert!(
+        lines[1].contains(": archived: batch") && lines[1].contains("never staged"),
+        "{retried:?}"
+    );
+    assert_eq!(retried.code, 0);
+    let changes = mongod.changes(settings.database()).await;
+    assert_eq!(
+        changes.len(),
+        2 + usize::try_from(pending.get_i64("count").unwrap()).unwrap()
+    );
+
+    // What was set aside.
+    let archived = (number + 5).to_string();
+    let shown = staging_command(&["show", &archived]).await.ok();
+    assert!(
+        shown.contains(": archived, ") && shown.contains("note:      batch"),
+        "{shown}"
+    );
+    let damaged = doc! { "$set": { "events.0.after.v": "other" } };
+    staging
+        .update_one(doc! { "_id": foreign.get_str("_id").unwrap() }, damaged)
+        .await
+        .unwrap();
+    let shown = staging_command(&["show", &archived]).await.ok();
+    assert!(
+        shown.contains("checksum:  not intact: checksum does not hold"),
+        "{shown}"
+    );
+    assert_eq!(staging_command(&["retry", "--json"]).await.ok(), "");
+
+    // While a daemon runs, nothing is taken from it.
+    let daemon = Daemon::start(&settings);
+    daemon.wait_for_log(STREAMING, SOON).await;
+    caught_up(&mysqld, mongod, settings.database()).await;
+    copy(&staging, &pending, number + 99).await;
+    let epoch = mongo::offset(&database)
+        .await
+        .unwrap()
+        .get_i64("epoch")
+        .unwrap();
+    let writes = async {
+        loop {
+            insert(&mysqld, 1).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let refused = tokio::select! {
+        refused = staging_command(&["retry"]) => refused,
+        () = writes => unreachable!(),
+    };
+    assert_eq!(refused.code, 3, "{refused:?}");
+    assert!(refused.stderr.contains("stop sdl first"), "{refused:?}");
+    assert_eq!(
+        mongo::offset(&database)
+            .await
+            .unwrap()
+            .get_i64("epoch")
+            .unwrap(),
+        epoch
+    );
+    assert!(daemon.is_running());
+    caught_up(&mysqld, mongod, settings.database()).await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait_exit(SOON).await.0, 0);
+    staging
+        .delete_one(doc! { "batch": number + 99 })
+        .await
+        .unwrap();
+    fold::assert_exact(&mysqld, mongod, settings.database(), &["shop.t"]).await;
+    for (wrong, code) in [
+        (&["show"][..], 64),
+        (&["show", "x"], 64),
+        (&["commit"], 64),
+        (&[], 64),
+        (&["show", "--help"], 0),
+    ] {
+        assert_eq!(staging_command(wrong).await.code, code, "{wrong:?}");
+    }
+}
+
+/// With LEASE=on the lease says whether a daemon runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_lease_is_left_alone_and_a_dead_one_taken_and_given_back() {
+    let (mysqld, mongod) = tokio::join!(crate::common::audit::shared_mysqld(), Mongod::shared());
+    mysqld
+        .exec("CREATE DATABASE leased; CREATE TABLE leased.t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(20))")
+        .await;
+    let settings = Settings::new(mysqld, mongod)
+        .set("INCLUDE_REGEX", "^leased[.]")
+        .set("LEASE", "on")
+        .set("LEASE_TTL", "2s");
+    let database = mongod.database(settings.database()).await;
+    let staging: Collection<Document> = database.collection(mongo::STAGING);
+    killed(&settings).await;
+    let pending = staging
+        .find_one(doc! {})
+        .await
+        .unwrap()
+        .expect("a pending batch");
+    let retried = sdl(&settings, &["staging", "retry", "--json"]).await.ok();
+    assert!(retried.contains("\"became\":\"committed\""), "{retried}");
+    let offset = mongo::offset(&database).await.unwrap();
+    assert_eq!(offset.get("lease"), Some(&Bson::Null));
+
+    let daemon = Daemon::start(&settings);
+    daemon.wait_for_log(STREAMING, SOON).await;
+    copy(&staging, &pending, 999).await;
+    let refused = sdl(&settings, &["staging", "retry"]).await;
+    assert_eq!(refused.code, 3, "{refused:?}");
+    assert!(refused.stderr.contains("holds the lease"), "{refused:?}");
+    wait_until("the daemon goes on", SOON, async || {
+        mysqld.exec("INSERT INTO leased.t (v) VALUES ('row')").await;
+        mongod.changes(settings.database()).await.len() > 5
+    })
+    .await;
+    assert!(daemon.is_running());
+}
