@@ -119,8 +119,12 @@ fn readiness(monitor: &Monitor, view: &View) -> serde_json::Value {
         "circuit_breaker": facts.breaker.name(),
         "lag_seconds": lag(facts, &view.measured, view.now).map(|lag| lag.as_secs_f64()),
         "last_batch": facts.committed.as_ref().map(|committed| committed.batch),
+        "last_n": facts.committed.as_ref().map(|committed| committed.n),
+        "committed_events": facts.events_committed,
         "in_flight_events": facts.in_flight_events,
         "spooled_events": facts.spool.map(|spool| spool.events),
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
         "purge_headroom": headroom.as_ref().map(|(headroom, text)| json!({
             "seconds": headroom.remaining.map(|remaining| remaining.as_secs()),
             "share": headroom.share,

@@ -7,12 +7,12 @@ mod host;
 
 use std::sync::Arc;
 
+use anstyle::Style;
 use clap::Args;
-use comfy_table::presets::NOTHING;
-use comfy_table::{Cell, Table};
 use futures_util::future::join_all;
 use serde_json::json;
 
+use crate::commands::list::{self, Row};
 use crate::config::Config;
 use crate::error::{EXIT_CLEAN, EXIT_FAILURE, EXIT_OPERATOR};
 use crate::finding::{Finding, Group, Level};
@@ -123,16 +123,8 @@ fn print(groups: &[Group], terminal: &Terminal) -> Result<(), crate::terminal::F
             .as_ref()
             .map_or(String::new(), |server| format!(" {server}"));
         terminal.line(styled(HEADING, format!("{}{server}", group.name)))?;
-        let mut table = Table::new();
-        table.load_preset(NOTHING);
-        for finding in &group.findings {
-            table.add_row(vec![
-                Cell::new(format!("  {}", level(finding.status))),
-                Cell::new(finding.check),
-                Cell::new(text(finding)),
-            ]);
-        }
-        terminal.table(table)?;
+        let rows: Vec<Row> = group.findings.iter().map(row).collect();
+        list::print(&rows, terminal)?;
         terminal.line("")?;
     }
     let count = |level: Level| {
@@ -148,14 +140,20 @@ fn print(groups: &[Group], terminal: &Terminal) -> Result<(), crate::terminal::F
     ))
 }
 
-fn level(level: Level) -> String {
-    let style = match level {
+fn row(finding: &Finding) -> Row {
+    let style = match finding.status {
         Level::Ok => GOOD,
         Level::Skipped => DIM,
         Level::Warn => WARNING,
         Level::Fail => BAD,
     };
-    styled(style, level.name())
+    Row {
+        cells: vec![
+            (style, finding.status.name().to_owned()),
+            (Style::new(), finding.check.to_owned()),
+        ],
+        text: text(finding),
+    }
 }
 
 fn text(finding: &Finding) -> String {

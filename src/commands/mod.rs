@@ -7,6 +7,7 @@ pub mod accept_gap;
 pub mod check;
 pub mod daemon;
 pub mod history;
+mod list;
 pub mod replay;
 pub mod show;
 pub mod staging;

@@ -168,7 +168,7 @@ async fn look(
         Err(error) => {
             findings.push(Finding::of("server", Level::Fail, &error));
             if let Ok(account) = &account {
-                findings.extend(rights::judge(account, false));
+                findings.extend(rights::judge(account));
             }
             let why = "the server did not say what it is";
             let rest = ALL
@@ -184,7 +184,7 @@ async fn look(
         format!("{} {}, {}", facts.flavor, facts.version, facts.server_uuid),
     ));
     if let Ok(account) = &account {
-        findings.extend(rights::judge(account, facts.flavor == Flavor::Mariadb));
+        findings.extend(rights::judge(account));
     }
     findings.extend(preflight::settings(&facts).map(required));
     match recommended(&mut connection, facts.flavor).await {
@@ -524,11 +524,23 @@ fn headroom_of(
     now: i64,
 ) -> (headroom::Headroom, Needed) {
     let is_done = transactions_beyond(&facts.executed, &offset.position.gtid) == 0;
-    let active = binlogs.active().map(|file| file.name.clone());
+    let name = |file: &headroom::Binlog| file.name.clone();
+    let is_there = |name: &String| binlogs.files.iter().any(|file| file.name == *name);
     let saved = (offset.server_uuid == binlogs.server_uuid && !offset.position.file.is_empty())
         .then(|| offset.position.file.clone());
+    // What is recorded to its end may be purged; the next begins in the oldest file then, unless there is a gap.
+    let is_passed = saved.as_ref().is_some_and(|saved| !is_there(saved))
+        && preflight::continues(facts, &offset.position.gtid).is_ok();
+    let saved = match is_passed {
+        true => binlogs.oldest().map(name),
+        false => saved,
+    };
     let needed = Needed {
-        file: if is_done { active } else { saved },
+        file: if is_done {
+            binlogs.active().map(name)
+        } else {
+            saved
+        },
         since: match is_done {
             true => Some(now),
             false => offset

@@ -1,4 +1,4 @@
-//! Everything that must hold in MongoDB, looked at beforehand and told row by row: for `sdl check`.
+//! Everything that must hold in MongoDB, looked at beforehand and told row by row: for `sdl check`. [`progress`] is what `sdl status` asks.
 //!
 //! It guarantees to leave nothing behind and to disturb nobody: no collection, no index, no epoch, no lease. The two probes write nothing: an
 //! update that matches no document still waits until a majority has all that was written before it, and a transaction that only reads
@@ -6,6 +6,7 @@
 //! skipped, with the right that would show it.
 
 mod indexes;
+pub mod progress;
 mod rights;
 
 use std::net::IpAddr;
@@ -140,8 +141,9 @@ async fn connect(config: &Config) -> Result<(Client, ClientOptions)> {
     options.app_name = Some(APP_NAME.to_owned());
     options.max_pool_size = Some(2);
     options.min_pool_size = None;
-    options.server_selection_timeout = Some(LIMIT);
-    options.connect_timeout = Some(LIMIT);
+    let shorter = |time: Option<Duration>| Some(time.map_or(LIMIT, |time| time.min(LIMIT)));
+    options.server_selection_timeout = shorter(options.server_selection_timeout);
+    options.connect_timeout = shorter(options.connect_timeout);
     let hosts = Hosts::default();
     let plain = options.clone();
     options.sdam_event_handler = Some(hosts.handler());
@@ -185,12 +187,12 @@ fn not_connected(error: &Error, findings: &mut Vec<Finding>) {
     );
 }
 
-/// A question that a missing right leaves open is no fault.
+/// A question that a missing right leaves open is no fault of its own: the row about the rights tells of those that sdl needs.
 fn answer(check: &'static str, answer: Result<Finding>) -> Finding {
     match answer {
         Ok(finding) => finding,
         Err(error) if error.kind() == Kind::Privilege => {
-            Finding::skipped(check, "the user of MONGO_URI may not ask, and need not")
+            Finding::skipped(check, "the user of MONGO_URI has no right to ask")
         }
         Err(error) => Finding::of(check, Level::Fail, &error),
     }

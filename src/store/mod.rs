@@ -32,6 +32,7 @@ mod staging;
 pub use commit::{Anchor, CommitOutcome, Committer, Patience};
 pub use reader::{Reader, StagedBatch, StagedDocument, Walk};
 pub use spool::Spool;
+pub use spool::glance::{Glance, glance};
 
 use std::future::IntoFuture;
 use std::sync::Arc;

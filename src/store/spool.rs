@@ -25,9 +25,11 @@
 //!
 //! - [`place`]: names of the files, the lock, what is set aside;
 //! - [`file`]: opening, checking, and copying the good part of one file;
-//! - [`rows`]: one batch in, out, and gone.
+//! - [`rows`]: one batch in, out, and gone;
+//! - [`glance`]: what it holds, read beside whoever has it open.
 
 mod file;
+pub(super) mod glance;
 mod place;
 mod rows;
 #[cfg(test)]

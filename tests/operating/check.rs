@@ -460,7 +460,7 @@ async fn this_host_is_looked_at_and_the_table_is_made_for_people() {
         checked.is(row, "ok");
     }
 
-    // In a pipe there is no colour; a terminal says how wide it is.
+    // In a pipe there is no colour, and a row is a line; a terminal says how wide it is.
     let done = sdl(&settings, &["check"]).await;
     assert!(
         done.stdout.contains("innodb_flush_log_at_trx_commit"),
@@ -468,7 +468,7 @@ async fn this_host_is_looked_at_and_the_table_is_made_for_people() {
         done.stdout
     );
     assert!(!done.stdout.contains('\u{1b}'), "{}", done.stdout);
-    let terminal = "script -qefc 'stty cols 60; \"$SDL\" check' /dev/null";
+    let terminal = "TERM=xterm script -qefc 'stty cols 60; \"$SDL\" check' /dev/null";
     let coloured = shell(&settings, terminal).await.stdout;
     assert!(coloured.contains("\u{1b}[32mok"), "{coloured}");
     let plain = shell(&settings.clone().set("NO_COLOR", 1), terminal)
@@ -476,7 +476,11 @@ async fn this_host_is_looked_at_and_the_table_is_made_for_people() {
         .stdout;
     assert!(!plain.contains("\u{1b}[3"), "{plain}");
     for line in plain.lines() {
-        assert!(line.trim_end().chars().count() <= 60, "{line:?}");
+        let is_one_word = line.split_whitespace().count() == 1;
+        assert!(
+            is_one_word || line.trim_end().chars().count() <= 60,
+            "{line:?}"
+        );
     }
     // Whoever reads a part of it only.
     let piped = shell(

@@ -12,6 +12,7 @@ use crate::source::connect::classify_after_login;
 pub(super) struct Account {
     /// `user@host`, where the host may be a pattern.
     pub(super) name: String,
+    is_mariadb: bool,
     /// Its rights on all databases.
     rights: Vec<String>,
 }
@@ -19,10 +20,11 @@ pub(super) struct Account {
 /// Asks who is logged in, and with which rights.
 pub(super) async fn account(connection: &mut Conn) -> Result<Account> {
     let failed = |error| classify_after_login("ask for the account's rights", &error);
-    let name: Option<String> = connection
-        .query_first("SELECT CURRENT_USER()")
+    let login: Option<(String, String)> = connection
+        .query_first("SELECT CURRENT_USER(), @@global.version")
         .await
         .map_err(failed)?;
+    let (name, version) = login.unwrap_or_default();
     let grants: Vec<String> = connection.query("SHOW GRANTS").await.map_err(failed)?;
     let mut rights = on_everything(&grants);
     // MySQL: what comes by a role is shown only when the role is named. MariaDB shows it, and knows no such form.
@@ -36,7 +38,8 @@ pub(super) async fn account(connection: &mut Conn) -> Result<Account> {
         rights.extend(on_everything(&grants.unwrap_or_default()));
     }
     Ok(Account {
-        name: name.unwrap_or_default(),
+        name,
+        is_mariadb: version.to_ascii_lowercase().contains("mariadb"),
         rights,
     })
 }
@@ -66,7 +69,8 @@ impl Account {
 }
 
 /// One row for each right.
-pub(super) fn judge(account: &Account, is_mariadb: bool) -> Vec<Finding> {
+pub(super) fn judge(account: &Account) -> Vec<Finding> {
+    let is_mariadb = account.is_mariadb;
     let granted = "granted";
     let slave = match account.has("REPLICATION SLAVE") {
         true => Finding::ok("replication_slave", granted),
@@ -105,42 +109,40 @@ mod tests {
     use super::*;
     use crate::finding::Level;
 
-    fn account(grants: &[&str]) -> Account {
+    fn account(is_mariadb: bool, grants: &[&str]) -> Account {
         let grants: Vec<String> = grants.iter().map(ToString::to_string).collect();
         Account {
+            is_mariadb,
             name: "o'neil@10.%".to_owned(),
             rights: on_everything(&grants),
         }
     }
 
-    fn levels(account: &Account, is_mariadb: bool) -> Vec<Level> {
-        let findings = judge(account, is_mariadb);
+    fn levels(is_mariadb: bool, grants: &[&str]) -> Vec<Level> {
+        let findings = judge(&account(is_mariadb, grants));
         findings.iter().map(|finding| finding.status).collect()
     }
 
     #[test]
     fn rights_on_all_databases_count_and_no_others() {
-        let all = account(&["GRANT ALL PRIVILEGES ON *.* TO `root`@`%` WITH GRANT OPTION"]);
-        assert_eq!(levels(&all, true), [Level::Ok; 3]);
-        let some = account(&[
+        use Level::{Fail, Ok, Warn};
+        let all = ["GRANT ALL PRIVILEGES ON *.* TO `root`@`%` WITH GRANT OPTION"];
+        assert_eq!(levels(true, &all), [Ok; 3]);
+        let some = [
             "GRANT REPLICATION SLAVE, BINLOG MONITOR ON *.* TO `sdl`@`%`",
             "GRANT REFERENCES ON `shop`.* TO `sdl`@`%`",
             "GRANT `reader`@`%` TO `sdl`@`%`",
-        ]);
-        assert_eq!(levels(&some, true), [Level::Ok, Level::Ok, Level::Warn]);
-        let none = account(&["GRANT USAGE ON *.* TO `sdl`@`%`"]);
-        assert_eq!(
-            levels(&none, false),
-            [Level::Fail, Level::Warn, Level::Warn]
-        );
-        assert_eq!(levels(&none, true), [Level::Fail, Level::Fail, Level::Warn]);
+        ];
+        assert_eq!(levels(true, &some), [Ok, Ok, Warn]);
+        let none = ["GRANT USAGE ON *.* TO `sdl`@`%`"];
+        assert_eq!(levels(false, &none), [Fail, Warn, Warn]);
+        assert_eq!(levels(true, &none), [Fail, Fail, Warn]);
     }
 
     #[test]
     fn the_statement_names_the_account_as_the_server_does() {
-        let none = account(&[]);
         assert_eq!(
-            judge(&none, false)[0].remedy.as_deref(),
+            judge(&account(false, &[]))[0].remedy.as_deref(),
             Some("GRANT REPLICATION SLAVE ON *.* TO 'o''neil'@'10.%'")
         );
     }
