@@ -35,6 +35,8 @@ pub struct Facts {
     pub store_failures: u64,
     /// What waits on disk; none: there is no spool.
     pub spool: Option<SpoolFigures>,
+    /// Text values read by this run whose bytes are no text in their column's character set, recorded as Binary.
+    pub values_undecodable: u64,
     /// Events read that are neither committed nor spooled.
     pub in_flight_events: u64,
     /// The last commit: of this run, or as the saved offset told it at the start.

@@ -311,6 +311,11 @@ impl Page<'_> {
             "Events whose content MongoDB refuses, stored as { $bson }",
             facts.events_opaque,
         )?;
+        self.count(
+            "sdl_undecodable_values",
+            "Text values whose bytes are no text in their column's character set, recorded as Binary",
+            facts.values_undecodable,
+        )?;
         self.gauge(
             "sdl_recovered_batches",
             None,

@@ -31,8 +31,7 @@ A source without a saved offset begins with the first file when START_FROM=earli
 Exit codes:
   0   all that the files hold is recorded (with --dry-run: can be recorded)
   1   stopped before the end, or MongoDB was away: run it again
-  3   the files cannot be recorded: damaged, not ended, packed, encrypted, in the wrong order, of another server, or something is missing
-      before or between them; or another sdl runs
+  3   the files cannot be recorded, for the reason told, or another sdl runs
   64  wrong settings or arguments
 
 Example:

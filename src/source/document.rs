@@ -209,6 +209,11 @@ impl Documents {
         self.lookup.forget();
     }
 
+    /// Text values so far that were recorded as Binary.
+    pub(super) fn undecodable_values(&self) -> u64 {
+        self.undecodable
+    }
+
     /// What is to be asked of the server before this TABLE_MAP event is taken in.
     pub(super) fn wants(&mut self, body: &[u8], now: Instant) -> Option<Wanted> {
         // A body that cannot be parsed is an error when it is taken in.

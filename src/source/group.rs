@@ -172,6 +172,11 @@ impl Assembler {
         self.transactions
     }
 
+    /// How many text values were recorded as Binary, their bytes being no text.
+    pub(super) fn undecodable_values(&self) -> u64 {
+        self.documents.undecodable_values()
+    }
+
     /// A new connection: whatever was open comes again from its beginning.
     pub(super) fn reconnected(&mut self, server_uuid: &str) {
         self.group = None;

@@ -172,6 +172,7 @@ pub async fn read(
         open,
         chunks,
         heartbeats: 0,
+        undecodable: 0,
     };
     tokio::select! {
         biased;
@@ -193,6 +194,8 @@ struct Reader {
     chunks: mpsc::Sender<Chunk>,
     /// Heartbeats of this connection.
     heartbeats: u32,
+    /// Undecodable values that the board knows of.
+    undecodable: u64,
 }
 
 /// A transaction of which the end was not sent.
@@ -436,10 +439,19 @@ impl Reader {
     async fn send(&mut self, chunk: &mut Chunk) -> Result<()> {
         let full = std::mem::take(chunk);
         self.note_sent(&full.items);
+        self.note_undecodable();
         self.chunks
             .send(full)
             .await
             .map_err(|_| Error::new(Kind::Internal, "the pipeline behind the reader has ended"))
+    }
+
+    fn note_undecodable(&mut self) {
+        let more = self.assembler.undecodable_values() - self.undecodable;
+        if more > 0 {
+            self.undecodable += more;
+            self.board.update(|facts| facts.values_undecodable += more);
+        }
     }
 
     /// Keeps account of the transaction that is under way: what the batcher cuts is recorded in part.

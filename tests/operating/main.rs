@@ -23,3 +23,4 @@ mod settings;
 mod staging;
 mod status;
 mod tail;
+mod undecodable;
