@@ -239,7 +239,7 @@ async fn terminals(settings: &Settings) {
     }
     let in_terminal = |variables: &str| {
         format!(
-            "script -qec 'stty cols 70; {variables} \"$SDL\" tail --no-follow -n 1000' /dev/null"
+            "script -qec 'stty rows 24 cols 70; {variables} \"$SDL\" tail --no-follow -n 1000' /dev/null"
         )
     };
     let settings = settings.clone().set("TERM", "xterm");

@@ -100,3 +100,33 @@ fn append_text(out: &mut String, text: &str) {
     }
     out.push('"');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::doc;
+
+    #[test]
+    fn a_document_reads_back_equal_and_in_its_order() {
+        let document = doc! {
+            "z": 1_i64 << 60,
+            "a": { "b": [null, true, 0.1, 2.0, -0.0, "x"] },
+            "decimal": "12.50".parse::<bson::Decimal128>().unwrap(),
+            "bytes": Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![0, 255] }),
+            "time": DateTime::from_millis(1_703_903_002_123),
+            "early": DateTime::from_millis(-1),
+            "text\u{1b}": "\u{1b}[2J\u{9b}\u{202e}\u{e0041} \"\\\r\n\t é漢",
+        };
+        let text = json(&document);
+        assert!(!text.chars().any(is_hidden), "{text}");
+        let expected = r#"{"z":1152921504606846976,"a":{"b":[null,true,0.1,2.0,-0.0,"x"]},"decimal":{"$numberDecimal":"12.50"},"bytes":{"$binary":"#;
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.contains(r#""time":{"$date":"2023-12-30T02:23:22.123Z"},"early":{"$date":{"$numberLong":"-1"}}"#), "{text}");
+        assert!(
+            text.contains(r#""text\u001b":"\u001b[2J\u009b\u202e\udb40\udc41 \"\\\r\n\t é漢""#),
+            "{text}"
+        );
+        let back: Document = serde_json::from_str(&text).unwrap();
+        assert_eq!(back, document);
+    }
+}
