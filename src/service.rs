@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use crate::board::{Facts, Role};
-use crate::health::Monitor;
+use crate::health::{Monitor, View};
 use notify::Notifier;
 pub use reload::Reload;
 use status::Line;
@@ -92,21 +92,19 @@ impl Service {
     }
 
     async fn follow(self: Arc<Self>, monitor: Arc<Monitor>) {
-        let mut told: Option<(Instant, Line)> = None;
-        let mut extended: Option<Instant> = None;
-        let mut fed: Option<Instant> = None;
-        let mut hang_told = false;
-        let look = match self.watchdog {
-            Some(watchdog) => (watchdog / 8).min(LOOK_INTERVAL),
-            None => LOOK_INTERVAL,
-        };
+        let look = self.look();
         let limit = self.watchdog.map_or(SILENCE, |watchdog| watchdog / 2);
+        let limit = limit.max(beats::PERIOD * 2);
+        let mut told = Told::default();
+        let mut silent_looks: u32 = 0;
         loop {
             tokio::time::sleep(look).await;
             if let Some((task, silence)) = monitor.board.beats.longest_silence()
-                && silence > limit.max(beats::PERIOD * 2)
+                && silence > limit
             {
-                if !std::mem::replace(&mut hang_told, true) {
+                silent_looks = silent_looks.saturating_add(1);
+                // The first look after the whole process stood still finds everybody silent.
+                if silent_looks == 2 {
                     tracing::error!(
                         task,
                         seconds = silence.as_secs(),
@@ -115,42 +113,50 @@ impl Service {
                 }
                 continue;
             }
-            hang_told = false;
-            if self.is_stopping.load(Ordering::Relaxed) {
-                continue;
-            }
-            let is_due =
-                |at: Option<Instant>, interval| at.is_none_or(|at| at.elapsed() >= interval);
-            let view = monitor.view();
-            let line = Line::of(&view);
-            let mut news = Vec::new();
-            if told
-                .as_ref()
-                .is_none_or(|(at, last)| last.is_other(&line) || at.elapsed() >= STATUS_INTERVAL)
-            {
-                news.push(format!("STATUS={line}"));
-                told = Some((Instant::now(), line));
-            }
-            if self.is_ready.load(Ordering::Relaxed) {
-                // Twice as often as it must be, as sd_watchdog_enabled(3) wants it, whatever the next look's delay.
-                if let Some(watchdog) = self.watchdog
-                    && is_due(fed, watchdog / 2 - look)
-                {
-                    news.push("WATCHDOG=1".to_owned());
-                    fed = Some(Instant::now());
-                }
-            } else if is_ready(&view.facts) {
-                self.is_ready.store(true, Ordering::Relaxed);
-                news.push("READY=1\nWATCHDOG=1".to_owned());
-                fed = Some(Instant::now());
-            } else if is_due(extended, START_EXTENSION_INTERVAL) {
-                news.push(extension(START_EXTENSION));
-                extended = Some(Instant::now());
-            }
-            if !news.is_empty() {
+            silent_looks = 0;
+            let news = self.news(&monitor.view(), &mut told);
+            if !news.is_empty() && !self.is_stopping.load(Ordering::Relaxed) {
                 self.tell(&news.join("\n"));
             }
         }
+    }
+
+    /// From one look to the next.
+    fn look(&self) -> Duration {
+        match self.watchdog {
+            Some(watchdog) => (watchdog / 8).min(LOOK_INTERVAL),
+            None => LOOK_INTERVAL,
+        }
+    }
+
+    /// What there is to tell now.
+    fn news(&self, view: &View, told: &mut Told) -> Vec<String> {
+        let is_due = |at: Option<Instant>, interval| at.is_none_or(|at| at.elapsed() >= interval);
+        let now = Some(Instant::now());
+        let line = Line::of(view);
+        let mut news = Vec::new();
+        let is_other = told.line.as_ref().is_none_or(|last| last.is_other(&line));
+        if is_other || is_due(told.line_at, STATUS_INTERVAL) {
+            news.push(format!("STATUS={line}"));
+            (told.line, told.line_at) = (Some(line), now);
+        }
+        if self.is_ready.load(Ordering::Relaxed) {
+            // Twice as often as it must be, as sd_watchdog_enabled(3) wants it, whatever the next look's delay.
+            if let Some(watchdog) = self.watchdog
+                && is_due(told.fed_at, watchdog / 2 - self.look())
+            {
+                news.push("WATCHDOG=1".to_owned());
+                told.fed_at = now;
+            }
+        } else if is_ready(&view.facts) {
+            self.is_ready.store(true, Ordering::Relaxed);
+            news.push("READY=1\nWATCHDOG=1".to_owned());
+            told.fed_at = now;
+        } else if is_due(told.extended_at, START_EXTENSION_INTERVAL) {
+            news.push(extension(START_EXTENSION));
+            told.extended_at = now;
+        }
+        news
     }
 
     fn tell(&self, assignments: &str) {
@@ -158,6 +164,15 @@ impl Service {
             notifier.tell(assignments);
         }
     }
+}
+
+/// What was told last, and when.
+#[derive(Debug, Default)]
+struct Told {
+    line: Option<Line>,
+    line_at: Option<Instant>,
+    fed_at: Option<Instant>,
+    extended_at: Option<Instant>,
 }
 
 /// Whether the start is over: it has streamed, so the checks of both servers have passed; or another daemon records.

@@ -47,8 +47,8 @@ readonly faketime_suite=bookworm
 # A static program, so any suite's runs here.
 readonly prometheus_suite=bookworm
 
-# The system that the service is made for: its systemd (252) is the oldest one that the unit must work with. procps and the
-# certificates are for whoever looks round inside; adduser is what the package's scripts may count on.
+# The system that the service is made for: its systemd (252) is the oldest one that the unit must work with. The container is booted by
+# the tree's own systemd-nspawn; adduser is what the package's scripts may count on.
 readonly systemd_suite=bookworm
 readonly systemd_packages=systemd,systemd-sysv,systemd-container,dbus,adduser,ca-certificates
 
@@ -374,6 +374,7 @@ make_system() {
     local output
     rm -rf "$workspace/root"
     mkdir "$workspace/root"
+    # shellcheck disable=SC2016 # the inner shell expands them
     output=$(PATH=$PATH:/usr/sbin unshare --mount bash -c '
         set -euo pipefail
         root=$1 work=$(mktemp -d)

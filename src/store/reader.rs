@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bson::Document;
 use mongodb::options::{CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria};
-use mongodb::{Client, Collection, Database};
+use mongodb::{Client, Collection};
 
 use super::{check_deployment, parse_uri};
 use crate::config::Config;
@@ -30,7 +30,6 @@ const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Reader {
     pub(super) client: Client,
-    pub(super) database: Database,
     pub(super) changes: Collection<Document>,
     pub(super) offsets: Collection<Document>,
     pub(super) staging: Collection<Document>,
@@ -59,7 +58,6 @@ impl Reader {
             schemas: database.collection_with_options(&names.schemas, committed),
             source_id: config.source_id.as_str().into(),
             client,
-            database,
         })
     }
 }
