@@ -262,10 +262,17 @@ async fn instances_have_settings_and_journals_of_their_own_and_can_be_reloaded()
     };
     let (mysqld, mongod) = tokio::join!(audit::shared_mysqld(), Mongod::shared());
     let (shop, bank) = ("sdl@shop.service", "sdl@bank.service");
-    for (name, format) in [("shop", "text"), ("bank", "json")] {
+    let database = Settings::new(mysqld, mongod).database().to_owned();
+    for (name, source, format) in [
+        ("shop", "shop", "text"),
+        ("spare", "shop", "text"),
+        ("bank", "bank", "json"),
+    ] {
         let settings = Settings::new(mysqld, mongod)
-            .set("SOURCE_ID", name)
+            .set("MONGO_DB", &database)
             .set("START_FROM", "current")
+            .set("SOURCE_ID", source)
+            .set("LEASE", "on")
             .set("LOG_FORMAT", format)
             .set("SPOOL_DIR", format!("/var/lib/sdl/{name}"));
         configure(&system, name, &settings).await;
@@ -337,7 +344,19 @@ async fn instances_have_settings_and_journals_of_their_own_and_can_be_reloaded()
         .run(&["sdl", "--env-file", "/etc/sdl/shop.env", "check"])
         .await;
     assert!(!help.stderr.contains("is not set"), "{help:?}");
+
+    // One that stands by is ready too, and takes over where the other one stops.
+    let spare = "sdl@spare.service";
+    system.output(&["systemctl", "start", spare]).await;
+    let status = system.property(spare, "StatusText").await;
+    assert!(status.starts_with("standby: "), "{status}");
     system.output(&["systemctl", "stop", shop, bank]).await;
+    system
+        .wait_for_property(spare, "StatusText", SOON, |text| {
+            text.starts_with("recording from ")
+        })
+        .await;
+    system.output(&["systemctl", "stop", spare]).await;
 }
 
 /// The unit is as shut as it is said to be, and systemd understands every line of it.
