@@ -5,7 +5,7 @@ use std::time::Duration;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::{Collection, Database};
 
-use crate::common::audit::Audit;
+use crate::common::audit;
 use crate::common::command::{parsed, relaxed, sdl, shell};
 use crate::common::{Daemon, Mongod, Mysqld, Settings, Signal, caught_up, mongo, wait_until};
 
@@ -15,12 +15,20 @@ const SOON: Duration = Duration::from_secs(30);
 const ESCAPES: &str = "\u{1b}]0;owned\u{7}\u{1b}[31mred\u{9b}2J\u{202e}";
 
 /// One of everything.
-async fn recorded() -> (Audit, Vec<Document>) {
-    let mut audit = Audit::of("tail_all").await;
+async fn recorded() -> (Settings, Vec<Document>) {
+    // A server of its own: a CREATE DATABASE of any other test would be recorded too.
+    let (mysqld, mongod) = tokio::join!(Mysqld::start(), Mongod::shared());
+    mysqld.exec("CREATE DATABASE tail_all").await;
+    let settings = Settings::new(&mysqld, mongod).set("START_FROM", "current");
+    let daemon = Daemon::start(&settings);
+    daemon.wait_for_log("Connected to MySQL", SOON).await;
+    let mut session = mysqld.root().await;
     let hostile = format!("INSERT INTO texts VALUES (1, '{ESCAPES}'), (2, 'Zoë 漢字 🦀')");
     let large = "x".repeat(100_000);
-    audit
-        .run(&[
+    audit::run(
+        &mut session,
+        &[
+            "USE tail_all",
             "CREATE TABLE orders (id INT PRIMARY KEY, status VARCHAR(20), total DECIMAL(10,2), seen BIGINT, rate DOUBLE)",
             "INSERT INTO orders VALUES (17, 'new', 10.00, 9007199254740993, 0.1), (18, NULL, -1.50, 5, 2)",
             "UPDATE orders SET status = 'paid', total = 12.50 WHERE id = 17",
@@ -33,19 +41,23 @@ async fn recorded() -> (Audit, Vec<Document>) {
             &hostile,
             &format!("INSERT INTO texts VALUES (3, '{large}')"),
             "TRUNCATE TABLE orders",
-        ])
-        .await;
-    let documents = audit.documents().await;
+        ],
+    )
+    .await;
+    caught_up(&mysqld, mongod, settings.database()).await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait_exit(SOON).await.0, 0);
+    let documents = mongod.changes(settings.database()).await;
     assert_eq!(documents.len(), 4 + 9 + 1);
-    (audit, documents)
+    (settings, documents)
 }
 
 const ALL: [&str; 4] = ["tail", "--no-follow", "-n", "1000"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn json_is_the_document_and_text_says_what_changed() {
-    let (audit, documents) = recorded().await;
-    let settings = audit.settings.clone().set("TZ", "Asia/Tokyo");
+    let (settings, documents) = recorded().await;
+    let settings = settings.set("TZ", "Asia/Tokyo");
 
     let lines = sdl(&settings, &[&ALL[..], &["--json"]].concat()).await.ok();
     assert!(
@@ -190,7 +202,9 @@ async fn json_is_the_document_and_text_says_what_changed() {
         elsewhere.stderr
     );
     assert!(
-        elsewhere.stderr.contains(&audit.mysqld.addr()),
+        elsewhere
+            .stderr
+            .contains(settings.get("MYSQL_ADDR").unwrap()),
         "{}",
         elsewhere.stderr
     );
@@ -319,7 +333,7 @@ async fn it_follows_through_an_outage_and_ends_with_ctrl_c() {
 /// A long history passes through; it is not collected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_does_not_grow_with_what_is_shown() {
-    let (mysqld, mongod) = tokio::join!(crate::common::audit::shared_mysqld(), Mongod::shared());
+    let (mysqld, mongod) = tokio::join!(audit::shared_mysqld(), Mongod::shared());
     let settings = Settings::new(mysqld, mongod).set("SOURCE_ID", "long");
     let database: Database = mongod.database(settings.database()).await;
     let collection: Collection<Document> = database.collection(mongo::CHANGES);
