@@ -87,8 +87,10 @@ fn ago(text: &str) -> Option<SignedDuration> {
     Some(SignedDuration::from_secs(seconds))
 }
 
+/// Nothing but a time: the parser would take one out of a date and time as well.
 fn clock(text: &str) -> Option<Time> {
-    text.contains(':').then(|| text.parse().ok()).flatten()
+    let is_time = text.contains(':') && !text.contains(['-', 'T', ' ']);
+    is_time.then(|| text.parse().ok()).flatten()
 }
 
 fn civil(text: &str) -> Option<jiff::civil::DateTime> {
