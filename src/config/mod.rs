@@ -94,6 +94,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// RUST_LOG: directives that `tracing_subscriber::EnvFilter` takes; checked.
     pub log_filter: String,
+    /// The files that secrets may have come from; some may not be there.
+    pub secret_files: Vec<PathBuf>,
     /// What looks like a mistake but need not be one (a variable one letter away from a setting): to be logged.
     pub warnings: Vec<String>,
 }
@@ -220,7 +222,10 @@ impl Config {
         let mut reader = Reader::read(sources);
         let config = Self::judge(&mut reader);
         match (config, reader.into_errors()) {
-            (Some(config), None) => Ok(config),
+            (Some(config), None) => Ok(Self {
+                secret_files: sources.secret_files(),
+                ..config
+            }),
             (_, errors) => Err(errors.unwrap_or_default()),
         }
     }
@@ -293,6 +298,7 @@ impl Config {
             metrics_address: metrics_address?,
             log_format: log_format?,
             log_filter: log_filter?,
+            secret_files: Vec::new(),
             warnings: reader.warnings(),
         })
     }

@@ -142,6 +142,18 @@ impl Sources {
         }
     }
 
+    /// The files that may hold secrets: the settings file, those that it or the environment names, the credentials.
+    pub(super) fn secret_files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = self.file.iter().cloned().collect();
+        for setting in SETTINGS.iter().filter(|setting| setting.secret) {
+            let name = format!("{}_FILE", setting.name);
+            files.extend(self.environment.get(&name).map(PathBuf::from));
+            files.extend(self.dotenv.values.get(&name).map(PathBuf::from));
+            files.extend(self.credentials().map(|path| path.join(setting.name)));
+        }
+        files
+    }
+
     /// The content of a secret in the credentials directory.
     fn credential(&self, setting: &Setting) -> Option<Result<String, String>> {
         let path = self

@@ -9,7 +9,7 @@ use rustix::fs::{Access, access, statvfs};
 use rustix::process::{Resource, getrlimit};
 
 use crate::commands::daemon::{self, Answer};
-use crate::config::{Config, SETTINGS, SpoolSettings};
+use crate::config::{Config, SpoolSettings};
 use crate::finding::{Finding, Group, size};
 use crate::store::Spool;
 
@@ -154,13 +154,7 @@ fn may_bind(address: SocketAddr, remedy: &str) -> Finding {
 
 /// The files that may hold secrets, and who may read them besides their owner and group.
 fn secrets(config: &Config) -> Vec<Finding> {
-    let mut files: Vec<PathBuf> = SETTINGS
-        .iter()
-        .filter(|setting| setting.secret)
-        .filter_map(|setting| std::env::var_os(format!("{}_FILE", setting.name)))
-        .map(PathBuf::from)
-        .collect();
-    files.push(PathBuf::from(".env"));
+    let mut files: Vec<PathBuf> = config.secret_files.clone();
     if let Some(client) = &config.mysql_tls.client {
         files.push(client.key.clone());
     }
