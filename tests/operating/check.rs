@@ -468,7 +468,7 @@ async fn this_host_is_looked_at_and_the_table_is_made_for_people() {
         done.stdout
     );
     assert!(!done.stdout.contains('\u{1b}'), "{}", done.stdout);
-    let terminal = "TERM=xterm script -qefc 'stty cols 60; \"$SDL\" check' /dev/null";
+    let terminal = "TERM=xterm script -qefc 'stty rows 24 cols 60; \"$SDL\" check' /dev/null";
     let coloured = shell(&settings, terminal).await.stdout;
     assert!(coloured.contains("\u{1b}[32mok"), "{coloured}");
     let plain = shell(&settings.clone().set("NO_COLOR", 1), terminal)

@@ -101,7 +101,7 @@ async fn a_daemon_is_shown_running_cut_off_stopped_and_at_a_gap() {
     assert_eq!(table.code, 0);
     assert!(table.stdout.contains("+09:00"), "{}", table.stdout);
     assert!(!table.stdout.contains('\u{1b}'), "{}", table.stdout);
-    let terminal = "TERM=xterm script -qefc 'stty cols 70; \"$SDL\" status' /dev/null";
+    let terminal = "TERM=xterm script -qefc 'stty rows 24 cols 70; \"$SDL\" status' /dev/null";
     let coloured = shell(&settings, terminal).await.stdout;
     assert!(coloured.contains("\u{1b}[32mhealthy"), "{coloured}");
     let plain = shell(&settings.clone().set("NO_COLOR", 1), terminal)
