@@ -90,12 +90,24 @@ pub async fn replay(
         }
         files = looked => Arc::new(files?),
     };
-    let saved = Reader::connect(&config).await?.saved_offset().await?;
+    let reader = Reader::connect(&config).await?;
+    let saved = reader.saved_offset().await?;
     let first = match &saved {
         Some(offset) => offset.clone(),
         None => files.first_offset(&config)?,
     };
-    let verdict = files.judge(&first)?;
+    let verdict = match files.judge(&first) {
+        // What is staged or spooled may fill the gap; that is seen once it is committed.
+        Err(gap)
+            if gap.kind() == Kind::Gap
+                && !request.dry_run
+                && (config.spool.is_some() || reader.has_pending().await?) =>
+        {
+            tracing::info!("{gap}; looking whether what is staged or spooled fills it");
+            Verdict::Continues
+        }
+        verdict => verdict?,
+    };
     let replayed = |to, end| Replayed {
         from: saved.clone(),
         to,

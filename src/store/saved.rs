@@ -1,4 +1,4 @@
-//! The saved offset, for commands that only look at it.
+//! The saved offset and whether batches wait behind it, for commands that only look.
 
 use bson::doc;
 
@@ -25,5 +25,16 @@ impl Reader {
                 ),
             )
         })
+    }
+
+    /// Whether batches are staged that are not committed.
+    ///
+    /// # Errors
+    /// Where MongoDB does not answer.
+    pub async fn has_pending(&self) -> Result<bool> {
+        let pending = doc! { "source": &*self.source_id, "status": "pending" };
+        let found =
+            super::settle("look for staged batches", self.staging.find_one(pending)).await?;
+        Ok(found.is_some())
     }
 }

@@ -509,6 +509,34 @@ fn mysqlbinlog() -> PathBuf {
     mysqld.with_file_name("mysqlbinlog")
 }
 
+/// A killed daemon left a batch that is committed before the files are read, which begin behind it.
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn what_is_staged_goes_before_the_files() {
+    let (mysqld, mongod) = tokio::join!(start_mysqld(Flavor::Mysql), Mongod::shared());
+    let settings = Settings::new(&mysqld, mongod);
+    read_all_and_stop(&mysqld, mongod, &settings).await;
+    insert(&mysqld, 1).await;
+    let crashing = settings
+        .clone()
+        .set("FAILPOINTS", "before-transaction=return");
+    Daemon::start(&crashing).wait_exit(SOON).await;
+    mysqld.exec("FLUSH BINARY LOGS").await;
+    insert(&mysqld, 2).await;
+    let copies = Copies::of(&mysqld).await;
+    purge(&mysqld).await;
+    let last = &copies.paths[copies.paths.len() - 1..];
+    let before = offset(mongod, &settings).await;
+    let (code, said) = replay(&settings, &["--dry-run"], last).await;
+    assert_eq!(code, 3, "{said}");
+    assert_eq!(offset(mongod, &settings).await, before);
+    let (code, said) = replay(&settings, &[], last).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("Recovering 1 pending batches"), "{said}");
+    read_all_and_stop(&mysqld, mongod, &settings).await;
+    fold::assert_exact(&mysqld, mongod, settings.database(), &TABLES[..1]).await;
+}
+
 /// The files are read again from their beginning, and each of their transactions is recorded once.
 #[cfg(feature = "failpoints")]
 #[tokio::test]

@@ -157,6 +157,17 @@ impl Files {
     /// # Errors
     /// When the settings do not say that it begins there.
     pub fn first_offset(&self, config: &Config) -> Result<Offset> {
+        if let Some(named) = config.mysql_flavor
+            && named != self.flavor
+        {
+            return Err(Error::new(
+                Kind::WrongServer,
+                format!(
+                    "MYSQL_FLAVOR is {named}, but the files are of a {} server",
+                    self.flavor
+                ),
+            ));
+        }
         let gtid = match &config.start_from {
             StartFrom::Earliest => self.previous.clone(),
             StartFrom::Gtid(set) => set.clone(),
