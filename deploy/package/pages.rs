@@ -6,8 +6,6 @@
 //! ([`sdl::config::SETTINGS`]) and `.env.example`, so it cannot say something else. The binary holds none of it.
 //! Manual pages follow man-pages(7): a page of its own for each command, `sdl-check(1)`.
 
-#![allow(clippy::print_stdout)]
-
 use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
@@ -21,6 +19,9 @@ use clap_mangen::roff::{Roff, bold, italic, roman};
 use flate2::{Compression, GzBuilder};
 use sdl::cli;
 use sdl::config::SETTINGS;
+
+/// The one setting that the package makes: the directory that systemd makes for the unit (StateDirectory=).
+const SPOOL: &str = "SPOOL_DIR=/var/lib/sdl";
 
 /// Debian's changelog of the package.
 const CHANGELOG: &str = include_str!("changelog");
@@ -178,9 +179,10 @@ fn main_page(command: &Command) -> Vec<u8> {
     let mut rest = Roff::new();
     rest.control("SH", ["SETTINGS"]);
     rest.text([roman(
-        "From the environment or from .env in the working directory; the environment wins. Under systemd they stand in /etc/sdl/sdl.env. \
-         Durations carry a unit (100ms, 25s, 5m, 1h), sizes may (512KiB, 8MiB, plain bytes). A secret may also be given as NAME_FILE=/path, or as a \
-         systemd credential of its name. All mistakes are told at once.",
+        "From the environment, or from a file: the one that --env-file names; without it .env in the working directory, else \
+         /etc/sdl/sdl.env, the service's own. The environment wins. Durations carry a unit (100ms, 25s, 5m, 1h), sizes may (512KiB, 8MiB, \
+         plain bytes). A secret may also be given as NAME_FILE=/path, or as a systemd credential of its name; outside a service, the \
+         credentials of FILE.env are looked for in FILE.credentials beside it. All mistakes are told at once.",
     )]);
     let mut group = "";
     for setting in SETTINGS {
@@ -358,8 +360,8 @@ fn exit_codes() -> Vec<(String, String)> {
     codes
 }
 
-/// `/etc/sdl/sdl.env`: the settings of `.env.example`, introduced for where it lies, and none of them set. What must be set is then missing,
-/// and said to be at the first start, instead of an example's host being asked.
+/// `/etc/sdl/sdl.env`: the settings of `.env.example`, introduced for where it lies. What must be set is switched off: it is then missing,
+/// and said to be at the first start, instead of an example's host being asked. The spool is on, where the unit lets it be.
 fn settings_file(example: &str) -> String {
     let mut text = String::from(
         "# Settings of sdl.service. They are read when it starts: systemctl restart sdl. For sdl@NAME.service they stand in\n\
@@ -378,10 +380,15 @@ fn settings_file(example: &str) -> String {
         .find("# ----")
         .and_then(|start| example.get(start..));
     for line in settings.unwrap_or_default().lines() {
-        if !line.starts_with('#') && line.contains('=') {
-            text.push('#');
+        let is_switched_on = !line.starts_with('#') && line.contains('=');
+        match line.strip_prefix('#').filter(|line| *line == SPOOL) {
+            Some(spool) => text.push_str(spool),
+            None if is_switched_on => {
+                text.push('#');
+                text.push_str(line);
+            }
+            None => text.push_str(line),
         }
-        text.push_str(line);
         text.push('\n');
     }
     text

@@ -15,6 +15,7 @@ mod health;
 mod history_command;
 mod layers;
 mod logs;
+mod package;
 mod preflight;
 mod readme;
 mod replay;
