@@ -1,6 +1,6 @@
 //! What no binlog holds, as far as a server can be asked for it: told in the log, with the tables it is about.
 //!
-//! Some changes never reach the binlog (docs/operations.md, "What no binlog holds"), and no reader of it can notice that. So
+//! Some changes never reach the binlog (docs/recorded.md, "What no binlog holds"), and no reader of it can notice that. So
 //! the server is asked, once a start and again after each change of server, for the definitions and settings that make
 //! such changes: [`ask`] collects the [`Facts`], [`judge`] says what they mean. It warns and does nothing else: it runs
 //! beside the stream, on a connection of its own, for a bounded time, with whatever rights the account has; where these do

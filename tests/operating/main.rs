@@ -11,6 +11,7 @@ mod accept_gap;
 mod alerts;
 mod check;
 mod connection;
+mod guide;
 mod health;
 mod history_command;
 mod layers;
