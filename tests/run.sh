@@ -29,7 +29,7 @@ main() {
     say "build tools, and servers while it compiles"
     tests/servers.sh --tools
     servers=$(mktemp)
-    tests/servers.sh --test --mongosh >"$servers" &
+    { tests/servers.sh --test --mongosh && deploy/package/build.sh --tools; } >"$servers" &
     fetching=$!
     trap end_fetching EXIT
 
@@ -44,7 +44,7 @@ main() {
     say "cargo test: compiling"
     cargo test --locked --no-run --features failpoints "$@"
 
-    wait "$fetching" || die "the servers could not be had"
+    wait "$fetching" || die "the servers, or cargo-deb, could not be had"
     set -a # what follows is for the test processes
     # shellcheck source=/dev/null
     . "$servers"

@@ -3,8 +3,11 @@
 #
 #   deploy/package/build.sh [ARGUMENTS…]          a release build; the arguments go to `cargo deb`, for example --deb-revision 2
 #   deploy/package/build.sh --built [ARGUMENTS…]  of what is built already, with the pages beside it (tests/operating/package.rs)
+#   deploy/package/build.sh --tools               fetches what it needs and ends
 #
-# cargo-deb is fetched by cargo when it is missing (25 s on two quiet cores, without optimizations and without liblzma: xz and gzip do the
+# It needs what `cargo test` needs of the system (tests/servers.sh --tools), since the pages are made by an example.
+#
+# cargo-deb is fetched by cargo when it is missing (35 s of processor time, without optimizations and without liblzma: xz and gzip do the
 # compressing), into a directory outside the work tree that no other program sees:
 #
 #   SDL_TOOLS_DIR    default: ${XDG_CACHE_HOME:-~/.cache}/sdl-tools
@@ -20,9 +23,12 @@ say() { printf 'package: %s\n' "$*" >&2; }
 main() {
     type -P cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
     local is_built=false
-    if [[ ${1-} == --built ]]; then is_built=true && shift; fi
-
     fetch_cargo_deb
+    case ${1-} in
+        --tools) return ;;
+        --built) is_built=true && shift ;;
+    esac
+
     if ! $is_built; then
         local target
         target=$(cargo metadata --locked --no-deps --format-version 1 | sed -E 's/.*"target_directory":"([^"]+)".*/\1/')
@@ -41,7 +47,7 @@ fetch_cargo_deb() {
     [[ $(cargo deb --version 2>/dev/null) == *" $cargo_deb_version" ]] && return
     say "fetching cargo-deb $cargo_deb_version"
     # cargo itself takes a lock there, so two at a time do not disturb one another.
-    cargo install --locked --debug --quiet --no-default-features --root "$tools" "cargo-deb@$cargo_deb_version" >&2
+    CARGO_PROFILE_DEV_DEBUG=0 cargo install --locked --debug --quiet --no-default-features --root "$tools" "cargo-deb@$cargo_deb_version" >&2
 }
 
 main "$@" </dev/null

