@@ -379,8 +379,9 @@ const HELP_WIDTH: usize = 100;
 #[must_use]
 pub fn help_text() -> String {
     let mut text = String::from(
-        "Settings, from the environment or from a file (the environment wins): --env-file; without it .env in the\n\
-         working directory, else /etc/sdl/sdl.env. Secrets of NAME.env may stand in NAME.credentials/ beside it, a file each.\n\
+        "Settings, from the environment or from a file (the environment wins): --env-file; without it .env\n\
+         in the working directory, else /etc/sdl/sdl.env. A secret of NAME.env may stand in a file of its\n\
+         name in NAME.credentials/ beside it.\n\
          Durations carry a unit (100ms, 25s, 5m, 1h), sizes may (512KiB, 8MiB, plain bytes).\n",
     );
     let mut group = "";
