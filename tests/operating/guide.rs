@@ -47,7 +47,6 @@ const SCENARIOS: &[(&str, &str)] = &[
     ("mysqld", "servers"),
     ("offset", "recovery"),
     ("recorded", "queries"),
-    ("package", "the tests of the package, which build one"),
     ("replay", "commands"),
     ("spool", "recovery"),
     ("systemd", "service"),
@@ -229,12 +228,9 @@ fn every_link_inside_the_guide_leads_somewhere() {
         .filter(|word| word.starts_with("docs/") || word.starts_with("deploy/"))
     {
         let is_there = Path::new(env!("CARGO_MANIFEST_DIR")).join(file).exists();
-        assert!(is_there || COMING.contains(&file), "there is no {file}");
+        assert!(is_there, "there is no {file}");
     }
 }
-
-/// Of other hands.
-const COMING: [&str; 1] = ["docs/deploy.md"];
 
 /// That there is one for each rule of deploy/alerts.yml, and no other, is looked at where the rules are (`alerts`).
 #[test]
