@@ -476,9 +476,10 @@ async fn this_host_is_looked_at_and_the_table_is_made_for_people() {
         .stdout;
     assert!(!plain.contains("\u{1b}[3"), "{plain}");
     for line in plain.lines() {
-        let is_one_word = line.split_whitespace().count() == 1;
+        // A word that is too long for the rest of the line, a path, is not broken.
+        let last = line.split_whitespace().next_back().unwrap_or_default();
         assert!(
-            is_one_word || line.trim_end().chars().count() <= 60,
+            last.chars().count() > 30 || line.trim_end().chars().count() <= 60,
             "{line:?}"
         );
     }

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use bson::{Bson, DateTime, Document};
 
 use super::is_hidden;
@@ -69,7 +70,16 @@ fn append(out: &mut String, value: &Bson) {
             append_text(out, &time.try_to_rfc3339_string().unwrap_or_default());
             out.push('}');
         }
-        // Decimal128, Binary, and what sdl does not write.
+        // Serde would make an array of numbers of it.
+        Bson::Binary(binary) => {
+            let bytes = BASE64_STANDARD.encode(&binary.bytes);
+            let subtype = u8::from(binary.subtype);
+            let _ = write!(
+                out,
+                r#"{{"$binary":{{"base64":"{bytes}","subType":"{subtype:02x}"}}}}"#
+            );
+        }
+        // Decimal128, and what sdl does not write.
         other => {
             out.push_str(&serde_json::to_string(other).unwrap_or_else(|_| "null".to_owned()));
         }
@@ -119,7 +129,7 @@ mod tests {
         };
         let text = json(&document);
         assert!(!text.chars().any(is_hidden), "{text}");
-        let expected = r#"{"z":1152921504606846976,"a":{"b":[null,true,0.1,2.0,-0.0,"x"]},"decimal":{"$numberDecimal":"12.50"},"bytes":{"$binary":"#;
+        let expected = r#"{"z":1152921504606846976,"a":{"b":[null,true,0.1,2.0,-0.0,"x"]},"decimal":{"$numberDecimal":"12.50"},"bytes":{"$binary":{"base64":"AP8=","subType":"00"}}"#;
         assert!(text.starts_with(expected), "{text}");
         assert!(text.contains(r#""time":{"$date":"2023-12-30T02:23:22.123Z"},"early":{"$date":{"$numberLong":"-1"}}"#), "{text}");
         assert!(
