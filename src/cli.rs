@@ -38,6 +38,10 @@ struct Arguments {
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Run in the foreground until SIGTERM (the default)
+    #[command(
+        after_help = "SIGTERM and SIGINT flush what was read and end it; a second one ends it at once. SIGHUP takes over a changed RUST_LOG.\n\n\
+                      Example:\n  sdl run --env-file /etc/sdl/sdl.env"
+    )]
     Run,
     /// Check what must hold on both servers, and say what mends it
     Check(check::Arguments),
@@ -120,7 +124,10 @@ mod tests {
         let reason = "purged, ticket 4711".to_owned();
         assert_eq!(
             parsed(&["accept-gap", "--reason", " purged, ticket 4711 "]).unwrap(),
-            Command::AcceptGap(accept_gap::Arguments { reason })
+            Command::AcceptGap(accept_gap::Arguments {
+                reason,
+                json: false
+            })
         );
         for wrong in [
             &["accept-gap"][..],

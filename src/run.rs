@@ -100,7 +100,7 @@ async fn run_until(
                 let read = |offset, chunks, stopped| {
                     let beats = &board.beats;
                     let (config, board) = (Arc::clone(config), Arc::clone(board));
-                    let reading = source::read(config, board, offset, chunks, stopped);
+                    let reading = read_on(config, board, offset, chunks, stopped);
                     tokio::spawn(beats.watch("reader", reading))
                 };
                 let daemon = Daemon::new(config, board, breaker, beginning, read);
@@ -573,6 +573,25 @@ impl Daemon {
             self.sent.add(&batch);
             place.send(batch);
         }
+    }
+}
+
+/// Reads a server, which has no end: one that was not asked for must not pass for a clean stop.
+async fn read_on(
+    config: Arc<Config>,
+    board: Arc<Board>,
+    offset: Offset,
+    chunks: mpsc::Sender<Chunk>,
+    stopped: watch::Receiver<bool>,
+) -> Result<()> {
+    let is_asked = stopped.clone();
+    source::read(config, board, offset, chunks, stopped).await?;
+    match *is_asked.borrow() {
+        true => Ok(()),
+        false => Err(Error::new(
+            Kind::Internal,
+            "a task of the pipeline ended by itself",
+        )),
     }
 }
 

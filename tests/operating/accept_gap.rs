@@ -4,6 +4,7 @@
 //! What is accepted is exactly that; the fold of everything else is exact afterwards, with the documents numbered without a gap.
 use std::time::Duration;
 
+use crate::common::command::sdl;
 use crate::common::servers::free_port;
 use crate::common::{
     Daemon, Flavor, Mongod, Mysqld, Settings, Signal, caught_up, fold, mongo, on_both_flavors,
@@ -11,6 +12,7 @@ use crate::common::{
 };
 use mongodb::bson::{Bson, Document};
 use mysql_async::Row;
+use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -24,6 +26,7 @@ const TABLE: &str = "shop.t";
 const REASON: &str = "binlogs purged during the outage, ticket 4711";
 
 const ACCEPT: [&str; 3] = ["accept-gap", "--reason", REASON];
+const ACCEPT_JSON: [&str; 4] = ["accept-gap", "--json", "--reason", REASON];
 
 async fn start_mysqld(flavor: Flavor) -> Mysqld {
     let mysqld = Mysqld::start_as(flavor, &[]).await;
@@ -251,6 +254,10 @@ async fn a_source_without_an_offset_has_nothing_to_accept(flavor: Flavor) {
     let (code, said) = accept(&settings).await;
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("no saved offset"), "{said}");
+    let json = sdl(&settings, &ACCEPT_JSON).await;
+    assert_eq!(json.code, 1, "{json:?}");
+    let answer: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(answer["accepted"], false);
     let database = mongod.database(settings.database()).await;
     assert_eq!(mongo::offset(&database).await, None);
 }
@@ -389,11 +396,13 @@ async fn tagged_and_foreign_transactions_are_named_too() {
     named("AUTOMATIC:backup", "shop.lost").await;
     lose(&mysqld, 1).await;
     assert_gap(&settings).await;
-    let (code, said) = accept(&settings).await;
-    assert_eq!(code, 0, "{said}");
+    let answer = sdl(&settings, &ACCEPT_JSON).await.ok();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
     let [document] = &gaps(mongod, &settings).await[..] else {
         panic!("one gap")
     };
+    assert_eq!(answer["accepted"], true);
+    assert_eq!(answer["n"], document.get_i64("n").unwrap());
     let gap = gap_of(document);
     assert_eq!(gap.get_i64("transactions").unwrap(), 3 + 1 + 1);
     let missing = gap.get_str("missing").unwrap();
