@@ -18,9 +18,9 @@ use crate::event::{ChangeEvent, TransactionContext};
 use crate::host;
 use crate::offset::Offset;
 use crate::position::BinlogPosition;
-use crate::recovery::{recover, settle_spool};
+use crate::recovery::{recover_unless_held, settle_spool};
 use crate::source::gap::{self, Gap, Verdict};
-use crate::store::{Committer, Patience, Spool, Store};
+use crate::store::{Committer, Spool, Store};
 
 /// What became of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,10 +67,7 @@ async fn look_and_accept(config: &Config, reason: &str, breaker: &Breaker) -> Re
         return Ok(nothing(&server, &saved));
     }
     // Opened first, since nobody else can have it open then.
-    let spool = match &config.spool {
-        Some(settings) => Some(Spool::open(settings, &config.source_id).await?),
-        None => None,
-    };
+    let spool = Spool::of(config).await?;
     let (mut committer, offset) = take_over(config, &store).await?;
     let outcome = accept_as_owner(config, reason, &mut committer, offset, spool).await;
     // Else a standby would wait for it.
@@ -83,22 +80,17 @@ async fn look_and_accept(config: &Config, reason: &str, breaker: &Breaker) -> Re
 /// # Errors
 /// [`Kind::Fenced`] when a daemon that runs holds the lease.
 pub(crate) async fn take_over(config: &Config, store: &Store) -> Result<(Committer, Offset)> {
-    let recovered = match config.lease_ttl {
-        None => recover(store, Patience::Wait).await?,
-        // A holder that was killed gives no sign for LEASE_TTL; one that runs, does.
-        Some(ttl) => tokio::time::timeout(2 * ttl, recover(store, Patience::Wait))
-            .await
-            .map_err(|_| {
-                Error::new(
-                    Kind::Fenced,
-                    format!(
-                        "another sdl holds the lease of {}, and may have in hand what the servers no longer have; stop sdl first, \
-                         on every host",
-                        config.source_id
-                    ),
-                )
-            })??,
+    let held = || {
+        Error::new(
+            Kind::Fenced,
+            format!(
+                "another sdl holds the lease of {}, and may have in hand what the servers no longer have; stop sdl first, \
+                 on every host",
+                config.source_id
+            ),
+        )
     };
+    let recovered = recover_unless_held(store, config.lease_ttl, held).await?;
     recovered.ok_or_else(|| {
         Error::new(
             Kind::StoreRefused,

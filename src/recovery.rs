@@ -6,9 +6,10 @@
 //! not cover is still in the binlog. [`reconcile`] is the same judgement about the spool as a whole. Killed in the middle, the next start decides again from what it finds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::batch::Batch;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::failpoint::crash_point;
 use crate::offset::Offset;
 use crate::position::BinlogPosition;
@@ -164,6 +165,25 @@ pub async fn settle_spool(offset: &Offset, spool: &Spool) -> Result<Option<Offse
             );
             Ok(None)
         }
+    }
+}
+
+/// [`recover`] for a command, which does not wait for a daemon that runs: where one holds the lease, that is the error of `held`.
+///
+/// # Errors
+/// Those that an operator must mend, and `held`.
+pub async fn recover_unless_held(
+    store: &Store,
+    lease_ttl: Option<Duration>,
+    held: impl FnOnce() -> Error,
+) -> Result<Option<(Committer, Offset)>> {
+    let recovering = recover(store, Patience::Wait);
+    match lease_ttl {
+        None => recovering.await,
+        // A holder that was killed gives no sign for LEASE_TTL; one that runs, does.
+        Some(ttl) => tokio::time::timeout(2 * ttl, recovering)
+            .await
+            .unwrap_or_else(|_| Err(held())),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::delivery::Ended;
 use crate::error::{Error, Kind, Result};
 use crate::gap::{commit_spooled, take_over};
 use crate::offset::Offset;
+use crate::source::attached;
 use crate::source::files::{self, Files, Progress, Verdict};
 use crate::store::{Committer, Reader, Spool, Store};
 
@@ -200,13 +201,10 @@ struct Owned {
 
 /// Takes the source over, after its `first` offset was written where it has none, and commits what is staged and spooled.
 async fn own(config: &Arc<Config>, breaker: &Breaker, first: Option<&Offset>) -> Result<Owned> {
-    files::refuse_other_runs(config).await?;
+    attached::refuse_where_asked(config).await?;
     let store = Store::connect(config, breaker).await?;
     // Opened first, since nobody else can have it open then.
-    let spool = match &config.spool {
-        Some(settings) => Some(Spool::open(settings, &config.source_id).await?),
-        None => None,
-    };
+    let spool = Spool::of(config).await?;
     if let Some(first) = first {
         store
             .retry()

@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 use bson::{Bson, Document, doc};
 use futures_util::future::join_all;
 use mongodb::options::{
-    Acknowledgment, ClientOptions, CollectionOptions, ReadConcern, ReadPreference,
-    SelectionCriteria, ServerAddress, Tls, WriteConcern,
+    Acknowledgment, ClientOptions, CollectionOptions, ServerAddress, Tls, WriteConcern,
 };
 use mongodb::{Client, Database};
 
-use super::hosts::Hosts;
-use super::{check_deployment, parse_uri, settle, standalone_behind};
+use super::ownership::parse_offset;
+use super::reader::of_a_majority;
+use super::{parse_uri, reach, settle};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::finding::{self, Finding, Group, Level, size};
@@ -144,30 +144,8 @@ async fn connect(config: &Config) -> Result<(Client, ClientOptions)> {
     let shorter = |time: Option<Duration>| Some(time.map_or(LIMIT, |time| time.min(LIMIT)));
     options.server_selection_timeout = shorter(options.server_selection_timeout);
     options.connect_timeout = shorter(options.connect_timeout);
-    let hosts = Hosts::default();
-    let plain = options.clone();
-    options.sdam_event_handler = Some(hosts.handler());
-    let client = Client::with_options(options).map_err(|error| {
-        Error::new(
-            Kind::StoreSetting,
-            format!(
-                "MONGO_URI, tlsCAFile or tlsCertificateKeyFile: {}",
-                error.kind
-            ),
-        )
-    })?;
-    let checked = tokio::select! {
-        biased;
-        checked = check_deployment(&client) => checked,
-        refused = hosts.refused() => Err(refused),
-    };
-    match checked {
-        Ok(()) => Ok((client, plain)),
-        Err(error) if error.is_transient() => Err(standalone_behind(plain)
-            .await
-            .unwrap_or_else(|| Error::new(error.kind(), format!("{error}{}", hosts.advice())))),
-        Err(error) => Err(error),
-    }
+    let (client, _) = reach(options.clone()).await?;
+    Ok((client, options))
 }
 
 /// Which of the first rows it was that failed.
@@ -369,29 +347,11 @@ async fn transactions(client: &Client, config: &Config) -> Result<Finding> {
 
 /// The offset of the source, as a majority has it.
 async fn offset(database: &Database, config: &Config) -> Result<Option<Offset>> {
-    let options = CollectionOptions::builder()
-        .read_concern(ReadConcern::majority())
-        .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
-        .build();
-    let offsets =
-        database.collection_with_options::<Document>(&config.collections.offsets, options);
-    let found = settle(
-        "read the offset",
-        offsets.find_one(doc! { "_id": &config.source_id }),
-    )
-    .await?;
+    let offsets = of_a_majority(database, &config.collections.offsets);
+    let by_source = doc! { "_id": &config.source_id };
+    let found = settle("read the offset", offsets.find_one(by_source)).await?;
     found
-        .map(|document| {
-            Offset::from_document(&document).map_err(|error| {
-                Error::new(
-                    Kind::StoreRefused,
-                    format!(
-                        "the offset of {} in {} is not one that sdl wrote: {error}; restore it from a backup",
-                        config.source_id, config.collections.offsets
-                    ),
-                )
-            })
-        })
+        .map(|document| parse_offset(&document, offsets.name()))
         .transpose()
 }
 

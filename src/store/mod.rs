@@ -25,7 +25,6 @@ mod ownership;
 mod pool;
 pub mod pulse;
 mod reader;
-mod saved;
 mod spool;
 mod staging;
 
@@ -111,34 +110,10 @@ impl Store {
             .server_selection_timeout
             .get_or_insert(SERVER_SELECTION_TIMEOUT);
         options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
-        let hosts = Hosts::default();
-        options.sdam_event_handler = Some(hosts.handler());
         let pool = Arc::default();
         options.cmap_event_handler = Some(pool::handler(&pool));
         board.update(|facts| facts.pool = pool);
-        // It opens the files that the URI names, and no connection yet.
-        let client = Client::with_options(options.clone()).map_err(|error| {
-            Error::new(
-                Kind::StoreSetting,
-                format!(
-                    "MONGO_URI, tlsCAFile or tlsCertificateKeyFile: {}",
-                    error.kind
-                ),
-            )
-        })?;
-        let checked = tokio::select! {
-            biased;
-            checked = check_deployment(&client) => checked,
-            refused = hosts.refused() => Err(refused),
-        };
-        match checked {
-            Err(error) if error.is_transient() => {
-                return Err(standalone_behind(options).await.unwrap_or_else(|| {
-                    Error::new(error.kind(), format!("{error}{}", hosts.advice()))
-                }));
-            }
-            checked => checked?,
-        }
+        let (client, hosts) = reach(options).await?;
         let database = client.database(&config.mongo_database);
         let durable = CollectionOptions::builder()
             .write_concern(durable())
@@ -296,6 +271,34 @@ async fn option_in_the_way(uri: &str) -> Option<&str> {
         }
     }
     None
+}
+
+/// A client of a deployment that answers and can hold an audit trail; what else is there is said in the error.
+async fn reach(mut options: ClientOptions) -> Result<(Client, Hosts)> {
+    let hosts = Hosts::default();
+    options.sdam_event_handler = Some(hosts.handler());
+    // It opens the files that the URI names, and no connection yet.
+    let client = Client::with_options(options.clone()).map_err(|error| {
+        Error::new(
+            Kind::StoreSetting,
+            format!(
+                "MONGO_URI, tlsCAFile or tlsCertificateKeyFile: {}",
+                error.kind
+            ),
+        )
+    })?;
+    let checked = tokio::select! {
+        biased;
+        checked = check_deployment(&client) => checked,
+        refused = hosts.refused() => Err(refused),
+    };
+    match checked {
+        Ok(()) => Ok((client, hosts)),
+        Err(error) if error.is_transient() => Err(standalone_behind(options)
+            .await
+            .unwrap_or_else(|| Error::new(error.kind(), format!("{error}{}", hosts.advice())))),
+        Err(error) => Err(error),
+    }
 }
 
 /// All writes: acknowledged by a majority, in its journals.

@@ -157,15 +157,19 @@ impl Store {
     }
 
     pub(super) fn parse_offset(&self, document: &Document) -> Result<Offset> {
-        Offset::from_document(document).map_err(|error| {
-            Error::new(
-                Kind::StoreRefused,
-                format!(
-                    "the offset of {} in {} is not one that sdl wrote: {error}; restore it from a backup",
-                    self.source_id,
-                    self.offsets.name()
-                ),
-            )
-        })
+        parse_offset(document, self.offsets.name())
     }
+}
+
+/// The offset in a document of the collection of this name.
+pub(super) fn parse_offset(document: &Document, collection: &str) -> Result<Offset> {
+    Offset::from_document(document).map_err(|error| {
+        let source = document.get_str("_id").unwrap_or("?");
+        Error::new(
+            Kind::StoreRefused,
+            format!(
+                "the offset of {source} in {collection} is not one that sdl wrote: {error}; restore it from a backup"
+            ),
+        )
+    })
 }

@@ -4,6 +4,7 @@
 //! again: whoever called it is there to read why.
 
 mod changes;
+mod offset;
 mod staged;
 
 pub use changes::Walk;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use bson::Document;
 use mongodb::options::{CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria};
-use mongodb::{Client, Collection};
+use mongodb::{Client, Collection, Database};
 
 use super::{check_deployment, parse_uri};
 use crate::config::Config;
@@ -46,20 +47,25 @@ impl Reader {
         let client = client(config, APP_NAME, SERVER_SELECTION_TIMEOUT).await?;
         check_deployment(&client).await?;
         let database = client.database(&config.mongo_database);
-        let committed = CollectionOptions::builder()
-            .read_concern(ReadConcern::majority())
-            .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
-            .build();
         let names = &config.collections;
         Ok(Self {
-            changes: database.collection_with_options(&names.changes, committed.clone()),
-            offsets: database.collection_with_options(&names.offsets, committed.clone()),
-            staging: database.collection_with_options(&names.staging, committed.clone()),
-            schemas: database.collection_with_options(&names.schemas, committed),
+            changes: of_a_majority(&database, &names.changes),
+            offsets: of_a_majority(&database, &names.offsets),
+            staging: of_a_majority(&database, &names.staging),
+            schemas: of_a_majority(&database, &names.schemas),
             source_id: config.source_id.as_str().into(),
             client,
         })
     }
+}
+
+/// A collection of the primary, as far as a majority has it: nothing is shown that may be rolled back.
+pub(super) fn of_a_majority(database: &Database, name: &str) -> Collection<Document> {
+    let options = CollectionOptions::builder()
+        .read_concern(ReadConcern::majority())
+        .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
+        .build();
+    database.collection_with_options(name, options)
 }
 
 /// A small client for questions, apart from the pipeline's.

@@ -42,7 +42,7 @@ use rusqlite::Connection;
 
 use crate::batch::Batch;
 use crate::board::SpoolFigures;
-use crate::config::SpoolSettings;
+use crate::config::{Config, SpoolSettings};
 use crate::error::{Error, Kind, Result};
 use crate::offset::Offset;
 use crate::position::BinlogPosition;
@@ -113,6 +113,17 @@ struct State {
 }
 
 impl Spool {
+    /// The spool of the source, where SPOOL_DIR is set.
+    ///
+    /// # Errors
+    /// As of [`Spool::open`].
+    pub async fn of(config: &Config) -> Result<Option<Self>> {
+        match &config.spool {
+            Some(settings) => Ok(Some(Self::open(settings, &config.source_id).await?)),
+            None => Ok(None),
+        }
+    }
+
     /// Opens the spool of a source, and makes it if there is none. A damaged file is set aside, and its good batches are kept.
     ///
     /// # Errors

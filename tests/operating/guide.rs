@@ -6,7 +6,6 @@
 #![cfg(feature = "failpoints")]
 
 mod commands;
-mod measure;
 mod queries;
 mod recovery;
 mod servers;

@@ -15,9 +15,9 @@ use crate::commands::show;
 use crate::config::Config;
 use crate::error::{EXIT_CLEAN, EXIT_FAILURE, Error, Kind, Result};
 use crate::position::Flavor;
-use crate::recovery::recover;
+use crate::recovery::recover_unless_held;
 use crate::source::attached;
-use crate::store::{Patience, Reader, Spool, Store};
+use crate::store::{Reader, Spool, Store};
 use crate::terminal::{Outcome, Terminal};
 
 /// Longer than a daemon that streams leaves its offset alone.
@@ -45,10 +45,7 @@ pub(super) async fn run(
         return Ok(EXIT_CLEAN);
     }
     // Opened first, since nobody else can have it open then; what is in it is committed by the next start.
-    let _spool = match &config.spool {
-        Some(settings) => Some(Spool::open(settings, &config.source_id).await?),
-        None => None,
-    };
+    let _spool = Spool::of(config).await?;
     if config.lease_ttl.is_none() {
         refuse_a_running_daemon(config, reader).await?;
     }
@@ -92,14 +89,8 @@ pub(super) async fn run(
 /// Recovers as a start does, and gives the source back.
 async fn take_over(config: &Config, breaker: &Breaker) -> Result<()> {
     let store = Store::connect(config, breaker).await?;
-    let recovering = recover(&store, Patience::Wait);
-    let recovered = match config.lease_ttl {
-        None => recovering.await?,
-        // A holder that was killed gives no sign for LEASE_TTL; one that runs, does.
-        Some(ttl) => tokio::time::timeout(2 * ttl, recovering)
-            .await
-            .map_err(|_| refused("it holds the lease"))??,
-    };
+    let held = || refused("it holds the lease");
+    let recovered = recover_unless_held(&store, config.lease_ttl, held).await?;
     let Some((committer, _)) = recovered else {
         return Err(Error::new(
             Kind::StoreRefused,

@@ -29,10 +29,8 @@ use tokio::sync::{mpsc, watch};
 use super::group::Assembler;
 use super::group::opening::opened;
 use super::preflight::Facts;
-use super::replicas::Replicas;
 use super::schema::information_schema::InformationSchema;
-use super::servers::bounded;
-use super::{Chunk, connect, event_type};
+use super::{Chunk, event_type};
 use crate::batch::Item;
 use crate::config::{Config, StartFrom};
 use crate::error::{Error, Kind, Result};
@@ -272,31 +270,6 @@ impl Files {
             variables: std::collections::HashMap::new(),
         }
     }
-}
-
-/// Makes sure that no sdl of this source and store reads a server of MYSQL_ADDR. One that does not answer is passed over: it may be the
-/// reason for all this, and whoever reads all the same is fenced.
-///
-/// # Errors
-/// [`Kind::DuplicateReplica`] when one does.
-pub async fn refuse_other_runs(config: &Config) -> Result<()> {
-    for address in &config.mysql_addresses {
-        let asked = async {
-            let doing = format!("connect to mysql {address}");
-            let mut connection = bounded(&doing, connect::connect(config, address)).await?;
-            Replicas::new(config)
-                .refuse_other_runs(&mut connection)
-                .await
-        };
-        match asked.await {
-            Err(error) if error.kind() == Kind::DuplicateReplica => return Err(error),
-            Err(error) => {
-                tracing::warn!(%error, "a server cannot be asked whether another sdl reads it");
-            }
-            Ok(()) => {}
-        }
-    }
-    Ok(())
 }
 
 /// Reads what comes after `offset` and sends it on, to the end of the files or until `stopped` says so. It blocks the thread.

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use bson::{DateTime, Document, doc};
-use mongodb::options::{CollectionOptions, Hint, ReadConcern, ReadPreference, SelectionCriteria};
-use mongodb::{Collection, Database};
+use mongodb::Collection;
+use mongodb::options::Hint;
 
+use super::super::ownership::parse_offset;
+use super::super::reader::of_a_majority;
 use super::super::settle;
 use crate::config::Config;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::offset::Offset;
 
 /// The time over which events are counted.
@@ -59,11 +61,11 @@ pub async fn progress(config: &Config) -> Result<Progress> {
     let database = client.database(&config.mongo_database);
     let names = &config.collections;
     let source = config.source_id.as_str();
-    let saved = saved(&majority(&database, &names.offsets), source).await?;
-    let staging = staging(&majority(&database, &names.staging), source).await?;
+    let saved = saved(&of_a_majority(&database, &names.offsets), source).await?;
+    let staging = staging(&of_a_majority(&database, &names.staging), source).await?;
     let recent_events = match &saved {
         Some(saved) => {
-            let changes = majority(&database, &names.changes);
+            let changes = of_a_majority(&database, &names.changes);
             recent_events(&changes, source, saved.offset.n).await
         }
         None => None,
@@ -76,29 +78,12 @@ pub async fn progress(config: &Config) -> Result<Progress> {
     })
 }
 
-/// What a majority has, so that nothing is shown that may be rolled back.
-fn majority(database: &Database, name: &str) -> Collection<Document> {
-    let options = CollectionOptions::builder()
-        .read_concern(ReadConcern::majority())
-        .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
-        .build();
-    database.collection_with_options(name, options)
-}
-
 async fn saved(offsets: &Collection<Document>, source: &str) -> Result<Option<Saved>> {
     let found = offsets.find_one(doc! { "_id": source });
     let Some(document) = settle("read the offset", found).await? else {
         return Ok(None);
     };
-    let offset = Offset::from_document(&document).map_err(|error| {
-        Error::new(
-            Kind::StoreRefused,
-            format!(
-                "the offset of {source} in {} is not one that sdl wrote: {error}; restore it from a backup",
-                offsets.name()
-            ),
-        )
-    })?;
+    let offset = parse_offset(&document, offsets.name())?;
     let lease = document.get_document("lease");
     Ok(Some(Saved {
         offset,

@@ -151,23 +151,15 @@ impl Walk {
         filter: &Document,
         mut visit: impl FnMut(&RawDocument) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let doing = "read changes";
         while *after < through {
             let end = through.min(*after + PIECE);
             let piece = self.piece(filter, doc! { "$gt": *after, "$lte": end });
-            let mut cursor = settle(
-                doing,
-                self.reader
-                    .changes
-                    .find(piece)
-                    .sort(doc! { "n": 1 })
-                    .session(&mut self.session),
-            )
-            .await?;
-            while settle(doing, cursor.advance(&mut self.session)).await? {
-                visit(cursor.current())?;
-                *after = number(cursor.current()).unwrap_or(*after);
-            }
+            let visited = |change: &RawDocument| -> std::result::Result<(), E> {
+                visit(change)?;
+                *after = number(change).unwrap_or(*after);
+                Ok(())
+            };
+            self.visit_piece(piece, visited).await?;
             *after = end;
         }
         Ok(())
@@ -224,21 +216,23 @@ impl Walk {
         numbers: &[i64],
         mut visit: impl FnMut(&RawDocument) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let doing = "read changes";
         for some in numbers.chunks(500) {
             let piece = self.piece(&doc! {}, doc! { "$in": some });
-            let mut cursor = settle(
-                doing,
-                self.reader
-                    .changes
-                    .find(piece)
-                    .sort(doc! { "n": 1 })
-                    .session(&mut self.session),
-            )
-            .await?;
-            while settle(doing, cursor.advance(&mut self.session)).await? {
-                visit(cursor.current())?;
-            }
+            self.visit_piece(piece, &mut visit).await?;
+        }
+        Ok(())
+    }
+
+    async fn visit_piece<E: From<Error>>(
+        &mut self,
+        piece: Document,
+        mut visit: impl FnMut(&RawDocument) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let doing = "read changes";
+        let found = self.reader.changes.find(piece).sort(doc! { "n": 1 });
+        let mut cursor = settle(doing, found.session(&mut self.session)).await?;
+        while settle(doing, cursor.advance(&mut self.session)).await? {
+            visit(cursor.current())?;
         }
         Ok(())
     }

@@ -87,12 +87,13 @@ impl Reader {
         }))
     }
 
-    /// How far the source is recorded, as its offset document says.
+    /// Whether batches are staged that are not committed.
     ///
     /// # Errors
     /// As of any call to MongoDB.
-    pub async fn offset_document(&self) -> Result<Option<Document>> {
-        let by_source = doc! { "_id": &*self.source_id };
-        settle("read the offset", self.offsets.find_one(by_source)).await
+    pub async fn has_pending(&self) -> Result<bool> {
+        let pending = doc! { "source": &*self.source_id, "status": "pending" };
+        let found = settle("look for staged batches", self.staging.find_one(pending)).await?;
+        Ok(found.is_some())
     }
 }

@@ -1,9 +1,18 @@
-//! How much an event takes on disk and in the oplog: the table in the guide's "Sizing".
+//! How much an event takes on disk and in the oplog: the table in docs/operations.md, "Sizing".
+//!
+//!     cargo bench --bench sizes
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::time::Duration;
+
+use common::{Daemon, Mongod, Mysqld, Settings, caught_up_within, mongo};
 use mongodb::bson::{Document, doc};
 
-use super::SOON;
-use crate::common::{Daemon, Mongod, Mysqld, Settings, caught_up_within, mongo};
+const SOON: Duration = Duration::from_secs(60);
 
 const ROWS: u64 = 20_000;
 
@@ -24,9 +33,8 @@ const TABLES: [(&str, &str, &str); 2] = [
 ];
 
 /// For each kind of change: one table, `ROWS` transactions of one row or few of many.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "prints figures for docs/operations.md"]
-async fn measure() {
+#[tokio::main]
+async fn main() {
     println!("| rows | change | data | disk, snappy | disk, zstd | indexes | oplog |");
     println!("|---|---|---|---|---|---|---|");
     for (name, columns, values) in TABLES {
