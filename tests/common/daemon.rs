@@ -16,6 +16,9 @@ use super::mongo::Deployment;
 use super::mysql::{self, Mysqld};
 use super::servers::{self, Process, Scratch, exit_code, spawn, unique};
 
+/// How much of its log stands in the message of a test that it fails: the end, where the reason is.
+const LAST_LINES: usize = 12;
+
 /// The environment of a daemon.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -176,7 +179,9 @@ impl Daemon {
                 return line;
             }
             if let Some(status) = ended {
-                panic!("sdl ended ({status}) before it logged {text:?}");
+                let logs = self.logs();
+                let last = &logs[logs.len().saturating_sub(LAST_LINES)..];
+                panic!("sdl ended ({status}) before it logged {text:?}; its last lines: {last:#?}");
             }
             assert!(
                 started.elapsed() < timeout,

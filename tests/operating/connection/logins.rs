@@ -22,6 +22,7 @@ on_both_flavors! {
 on_flavor! {
     logins_of_mariadb_10, Mariadb10,
     mariadbs_native_and_ed25519_passwords_log_in,
+    a_right_password_that_is_refused_twice_is_taken_at_the_third_login,
     mariadbs_refusals_are_told_apart_and_mended_as_told,
     the_documented_account_is_enough
 }
@@ -29,6 +30,7 @@ on_flavor! {
 on_flavor! {
     logins_of_mariadb_11, Mariadb11,
     mariadbs_native_and_ed25519_passwords_log_in,
+    a_right_password_that_is_refused_twice_is_taken_at_the_third_login,
     mariadbs_refusals_are_told_apart_and_mended_as_told,
     the_documented_account_is_enough,
     mariadbs_parsec_password_logs_in
@@ -353,6 +355,37 @@ async fn mariadbs_native_and_ed25519_passwords_log_in(flavor: Flavor) {
     }
 }
 
+/// The driver cuts the bytes that ed25519 and parsec sign where the last of them is zero: one of 256 logins is refused, with
+/// a right password. Here the refusal is made by hand, and each login is asked for what it does.
+async fn a_right_password_that_is_refused_twice_is_taken_at_the_third_login(flavor: Flavor) {
+    let (mysqld, mongod) = shop_on(flavor, &[]).await;
+    mysqld.exec("INSTALL SONAME 'auth_ed25519'").await;
+    let identified = "IDENTIFIED VIA ed25519 USING PASSWORD({})";
+    let tap = Tap::start(mysqld.port(), "127.0.0.1").await;
+    let settings = account(&mysqld, mongod, "auditor", identified)
+        .await
+        .set("MYSQL_TLS", "disabled")
+        .set("MYSQL_ADDR", tap.addr())
+        .set("SOURCE_ID", "the server behind the tap");
+
+    tap.damage(2);
+    stop(records(&mysqld, mongod, &settings).await).await;
+    assert_eq!(tap.to_damage(), 0);
+
+    tap.damage(3);
+    let message = refusal(&settings).await;
+    assert_says(&message, &["Access denied", "MYSQL_USER and MYSQL_PASS"]);
+    assert_eq!(tap.to_damage(), 0);
+
+    // MySQL has neither of the two logins: one refusal is the answer.
+    tap.damage(2);
+    let as_mysql = settings
+        .set("MYSQL_FLAVOR", "mysql")
+        .set("SOURCE_ID", "mysql");
+    assert_says(&refusal(&as_mysql).await, &["Access denied"]);
+    assert_eq!(tap.to_damage(), 1);
+}
+
 async fn mariadbs_parsec_password_logs_in(flavor: Flavor) {
     let (mysqld, mongod) = shop_on(flavor, &[]).await;
     mysqld.exec("INSTALL SONAME 'auth_parsec'").await;
@@ -360,7 +393,8 @@ async fn mariadbs_parsec_password_logs_in(flavor: Flavor) {
 }
 
 async fn mariadbs_refusals_are_told_apart_and_mended_as_told(flavor: Flavor) {
-    let (mysqld, mongod) = shop_on(flavor, &["--max-password-errors=3"]).await;
+    // A refusal is three logins: see the test above.
+    let (mysqld, mongod) = shop_on(flavor, &["--max-password-errors=9"]).await;
     let settings = account(&mysqld, mongod, "auditor", "IDENTIFIED BY {}").await;
 
     mysqld
