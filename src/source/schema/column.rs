@@ -211,19 +211,24 @@ impl Column {
     ) -> Result<(), DecodeError> {
         const BEHIND: &str = "what was written before that cannot be recorded: start behind it with a new SOURCE_ID and START_FROM";
         let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
-        let alter = format!("ALTER TABLE {}.{}", quoted(database), quoted(table));
+        // Made only where it is told: this is asked of every column at every TABLE_MAP.
+        let alter = || format!("ALTER TABLE {}.{}", quoted(database), quoted(table));
         let (what, remedy) = match self.kind {
             ColumnKind::Compressed { .. } if included => (
                 "is COMPRESSED, which sdl does not read",
                 format!(
-                    "{alter} MODIFY {} … with its definition as SHOW CREATE TABLE gives it, without COMPRESSED; {BEHIND}",
+                    "{} MODIFY {} … with its definition as SHOW CREATE TABLE gives it, without COMPRESSED; {BEHIND}",
+                    alter(),
                     quoted(&self.name)
                 ),
             ),
             ColumnKind::OldOfUnknownLength { .. } => (
                 "has the format of MariaDB 5.3, of which the binlog does not tell the fractional digits, and the server does not \
                  have it without any now",
-                format!("SET GLOBAL mysql56_temporal_format=ON; {alter} FORCE; {BEHIND}"),
+                format!(
+                    "SET GLOBAL mysql56_temporal_format=ON; {} FORCE; {BEHIND}",
+                    alter()
+                ),
             ),
             _ => return Ok(()),
         };
