@@ -5,11 +5,13 @@
 //! `libs/mysql/gtid/gtid_constants.h`.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use super::super::GtidParseError;
 use super::super::text::shown;
+use crate::hex::hex_into;
 
 /// The largest transaction number a server gives out: 2^63 − 2. The server keeps 2^63 − 1 as its exclusive end.
 pub const MAX_TRANSACTION_NUMBER: u64 = i64::MAX as u64 - 1;
@@ -154,13 +156,19 @@ pub fn parse_uuid(text: &str) -> Result<[u8; 16], GtidParseError> {
 
 /// Writes a UUID in the server's form, in one piece and without an allocation.
 pub(super) fn write_uuid(formatter: &mut fmt::Formatter<'_>, uuid: &[u8; 16]) -> fmt::Result {
-    for (index, byte) in uuid.iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            formatter.write_str("-")?;
-        }
-        write!(formatter, "{byte:02x}")?;
+    // Which bytes stand where. Written for every transaction, as `meta.gtid`.
+    const GROUPS: [(Range<usize>, Range<usize>); 5] = [
+        (0..4, 0..8),
+        (4..6, 9..13),
+        (6..8, 14..18),
+        (8..10, 19..23),
+        (10..16, 24..36),
+    ];
+    let mut text = [b'-'; 36];
+    for (bytes, digits) in GROUPS {
+        hex_into(&uuid[bytes], &mut text[digits]);
     }
-    Ok(())
+    formatter.write_str(std::str::from_utf8(&text).unwrap_or_default())
 }
 
 /// Reads a transaction number in the server's range. A sign is not part of one, though `u64::from_str` takes it.
