@@ -3,8 +3,9 @@
 //! It guarantees that batches become durable in the order of their numbers, each once, and that what it calls safe survives this
 //! process: committed in MongoDB, or in the spool on disk. One task, with two ways to go:
 //!
-//! - *forward*: batches are staged up to PIPELINE_DEPTH ahead and committed in order. What the spool holds goes first; while it
-//!   holds more than is on its way, what comes goes to its end.
+//! - *forward*: batches are staged up to PIPELINE_DEPTH ahead and committed in order: whenever a commit begins, all that are staged by
+//!   then, as far as BATCH_BYTES goes. What the spool holds goes first; while it holds more than is on its way, what comes goes to
+//!   its end.
 //! - *away*: the breaker is open. What was not committed goes to the spool, and so does what comes. Without a spool, or while it
 //!   takes nothing, batches stay in hand and nothing more is taken, so reading pauses. MongoDB is tried again every BREAKER_OPEN,
 //!   and as soon as one of its hosts answers again.
@@ -16,6 +17,7 @@ mod shelf;
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,6 +123,7 @@ pub fn start(
         spooling: spooling_sender,
         hand: VecDeque::new(),
         lane: VecDeque::new(),
+        committing: 0,
         anchor: None,
     };
     Handle {
@@ -146,6 +149,8 @@ struct Delivery {
     hand: VecDeque<Arc<Batch>>,
     /// Batches on their way, the next one to commit first.
     lane: VecDeque<Underway>,
+    /// How many of them, from the first one on, are in the transaction that is under way.
+    committing: usize,
     /// The last committer; none before MongoDB was reached for the first time.
     anchor: Option<Anchor>,
 }
@@ -160,6 +165,19 @@ struct Underway {
 
 /// A task that stages; it ends when nobody wants it any more.
 struct Staging(JoinHandle<Result<()>>);
+
+impl Staging {
+    /// Waits until it has ended.
+    async fn ended(mut self) -> Result<()> {
+        (&mut self.0).await.unwrap_or_else(|_| {
+            // The message of the panic may repeat a row, so it is not in the error.
+            Err(Error::new(
+                Kind::Internal,
+                "a task that stages panicked; nothing was committed after that; please report the message above",
+            ))
+        })
+    }
+}
 
 impl Drop for Staging {
     fn drop(&mut self) {
@@ -206,6 +224,7 @@ impl Delivery {
 
     /// Waits until no task stages any more: what it stages must not appear behind the back of whoever comes next.
     async fn stop_staging(&mut self) {
+        self.committing = 0;
         for underway in self.lane.drain(..) {
             if let Some(mut staging) = underway.staging {
                 staging.0.abort();
@@ -258,35 +277,76 @@ impl Delivery {
                 }
                 continue;
             };
-            let (batch, staging) = (Arc::clone(&front.batch), front.staging.take());
-            let outcome = {
-                let commit = commit_staged(committer, staging, batch);
-                tokio::pin!(commit);
-                loop {
-                    let has_room = self.hand.is_empty() && self.input.is_some();
-                    let can_spool = self.spool.is_there();
-                    tokio::select! {
-                        biased;
-                        () = breaker.opened() => return Ok(Way::Away),
-                        error = store.refused() => return Err(error),
-                        outcome = &mut commit => break outcome?,
-                        () = hurried(&mut self.hurry), if can_spool => return Ok(Way::Away),
-                        () = take(&mut self.input, &mut self.hand), if has_room => {
-                            if let Some(ended) = self.load(&store, epoch).await? {
-                                return Ok(Way::Ended(ended));
-                            }
-                        }
-                    }
+            if let Some(staging) = front.staging.take() {
+                match self.meanwhile(&store, epoch, staging.ended()).await? {
+                    ControlFlow::Continue(()) => {}
+                    ControlFlow::Break(way) => return Ok(way),
                 }
+            }
+            let group = self.staged_group().await?;
+            self.committing = group.len();
+            let outcome = self
+                .meanwhile(&store, epoch, committer.commit(group))
+                .await?;
+            let outcome = match outcome {
+                ControlFlow::Continue(outcome) => outcome,
+                ControlFlow::Break(way) => return Ok(way),
             };
             renew_at = renewal.map(|renewal| Instant::now() + renewal);
             self.committed(committer, outcome).await;
         }
     }
 
+    /// Waits for `doing`, and meanwhile takes what comes and sends it on its way. Breaks off when there is another way to go.
+    async fn meanwhile<T>(
+        &mut self,
+        store: &Store,
+        epoch: i64,
+        doing: impl Future<Output = Result<T>>,
+    ) -> Result<ControlFlow<Way, T>> {
+        let breaker = self.breaker.clone();
+        tokio::pin!(doing);
+        loop {
+            let has_room = self.hand.is_empty() && self.input.is_some();
+            let can_spool = self.spool.is_there();
+            tokio::select! {
+                biased;
+                () = breaker.opened() => return Ok(ControlFlow::Break(Way::Away)),
+                error = store.refused() => return Err(error),
+                done = &mut doing => return done.map(ControlFlow::Continue),
+                () = hurried(&mut self.hurry), if can_spool => return Ok(ControlFlow::Break(Way::Away)),
+                () = take(&mut self.input, &mut self.hand), if has_room => {
+                    if let Some(ended) = self.load(store, epoch).await? {
+                        return Ok(ControlFlow::Break(Way::Ended(ended)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first batch of the lane, which is staged, and those behind it that are staged as well, as far as one transaction takes
+    /// them.
+    async fn staged_group(&mut self) -> Result<Vec<Arc<Batch>>> {
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        for underway in &mut self.lane {
+            bytes += underway.batch.bytes;
+            if !group.is_empty() && bytes > self.config.batch_bytes {
+                break;
+            }
+            match underway.staging.take_if(|staging| staging.0.is_finished()) {
+                Some(staging) => staging.ended().await?,
+                None if underway.staging.is_some() => break,
+                None => {}
+            }
+            group.push(Arc::clone(&underway.batch));
+        }
+        Ok(group)
+    }
+
     /// Sends batches on their way while there is room: those of the spool first. Ends when the spool is damaged.
     async fn load(&mut self, store: &Store, epoch: i64) -> Result<Option<Ended>> {
-        while self.lane.len() <= self.config.pipeline_depth {
+        while self.lane.len() < self.config.pipeline_depth + self.committing.max(1) {
             let (batch, is_spooled) = match self.spool.read_next().await {
                 Ok(Some(batch)) => (Arc::new(batch), true),
                 Ok(None) => match self.hand.pop_front() {
@@ -317,33 +377,37 @@ impl Delivery {
         Ok(None)
     }
 
-    /// Notes that the first batch of the lane is committed.
+    /// Notes that the batches at the front of the lane are committed.
     async fn committed(&mut self, committer: &Committer, outcome: CommitOutcome) {
-        let Some(underway) = self.lane.pop_front() else {
-            return;
-        };
-        let batch = underway.batch;
         self.anchor = Some(committer.anchor());
-        if underway.is_spooled {
-            self.spool.committed(batch.number()).await;
-        } else {
-            self.safe.send_modify(|tally| tally.add(&batch));
+        let group: Vec<Underway> = self
+            .lane
+            .drain(..std::mem::take(&mut self.committing))
+            .collect();
+        for underway in &group {
+            let batch = &underway.batch;
+            if underway.is_spooled {
+                self.spool.committed(batch.number()).await;
+            } else {
+                self.safe.send_modify(|tally| tally.add(batch));
+            }
+            tracing::debug!(
+                batch = batch.number(),
+                events = batch.events.len(),
+                bytes = batch.bytes,
+                together = group.len(),
+                spooled = underway.is_spooled,
+                "committed"
+            );
         }
-        tracing::debug!(
-            batch = batch.number(),
-            events = batch.events.len(),
-            bytes = batch.bytes,
-            left_out = outcome.left_out,
-            opaque = outcome.opaque,
-            spooled = underway.is_spooled,
-            "committed"
-        );
         self.board.update(|facts| {
             facts.events_committed += outcome.inserted as u64;
             facts.events_left_out += outcome.left_out as u64;
             facts.events_opaque += outcome.opaque as u64;
-            facts.batches_committed += 1;
-            facts.committed = Some(Committed::of(&batch.next, committer.last_n()));
+            facts.batches_committed += group.len() as u64;
+            if let Some(last) = group.last() {
+                facts.committed = Some(Committed::of(&last.batch.next, committer.last_n()));
+            }
         });
     }
 
@@ -499,26 +563,6 @@ async fn stage(store: Store, epoch: i64, batch: Arc<Batch>) -> Result<()> {
     failures.over();
     crash_point("after-stage");
     Ok(())
-}
-
-async fn commit_staged(
-    committer: &mut Committer,
-    staging: Option<Staging>,
-    batch: Arc<Batch>,
-) -> Result<CommitOutcome> {
-    if let Some(mut staging) = staging {
-        match (&mut staging.0).await {
-            Ok(staged) => staged?,
-            // The message of the panic may repeat a row, so it is not in the error.
-            Err(_) => {
-                return Err(Error::new(
-                    Kind::Internal,
-                    "a task that stages panicked; nothing was committed after that; please report the message above",
-                ));
-            }
-        }
-    }
-    committer.commit(batch).await
 }
 
 /// Gives a sign of the lease's holder when it is due; never where there is no lease.

@@ -115,7 +115,7 @@ async fn accept_as_owner(
         Verdict::Gap(gap) => gap,
     };
     let batch = batch(config, &offset, &gap, reason, DateTime::now())?;
-    committer.commit(Arc::new(batch)).await?;
+    committer.commit(vec![Arc::new(batch)]).await?;
     Ok(Outcome::Accepted {
         gap,
         n: committer.last_n(),
@@ -154,7 +154,7 @@ pub(crate) async fn commit_spooled(
             .persist(&doing, || store.stage(&batch, committer.epoch()))
             .await?;
         let next = batch.next.clone();
-        committer.commit(Arc::new(batch)).await?;
+        committer.commit(vec![Arc::new(batch)]).await?;
         spool.remove_through(number).await?;
         offset = Offset {
             epoch: committer.epoch(),

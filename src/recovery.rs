@@ -219,7 +219,7 @@ pub async fn recover(store: &Store, patience: Patience) -> Result<Option<(Commit
             (Decision::Commit, Ok(batch)) => {
                 let next = batch.next.clone();
                 let events = batch.events.len();
-                let outcome = committer.commit(Arc::new(batch)).await?;
+                let outcome = committer.commit(vec![Arc::new(batch)]).await?;
                 tracing::info!(
                     batch = number,
                     events,

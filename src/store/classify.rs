@@ -4,6 +4,7 @@
 //! the driver set them where another try is known to be right. Texts of the server may quote a document (a validator's
 //! verdict does), so only code, name and, for commands, the message are passed on; never `errInfo`.
 
+use bson::{Bson, Document};
 use mongodb::error::{
     Error as DriverError, ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR,
     UNKNOWN_TRANSACTION_COMMIT_RESULT, WriteFailure,
@@ -32,31 +33,39 @@ const PRIVILEGE_CODES: &[i32] = &[UNAUTHORIZED, 18, 8000];
 /// NotAReplicaSet, WriteConcern not satisfiable.
 const SETTING_CODES: &[i32] = &[20, 76, 123];
 
-/// Why a write of one document was refused, where the document itself is at fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why an insert of several documents was refused.
+#[derive(Debug)]
 pub(super) enum Refusal {
     /// A document with this `_id` (or this `n`) is there already.
     Duplicate,
-    /// The document at this index of the batch is refused for its content.
-    Content { index: usize },
+    /// The document at this index is refused for its content.
+    Content { index: usize, error: Error },
+    /// It is not about one of its documents.
+    Other(Error),
 }
 
-/// Whether the failure of an insert is about one of its documents.
-pub(super) fn refusal(error: &DriverError) -> Option<Refusal> {
-    let first = match &*error.kind {
-        ErrorKind::InsertMany(failure) => failure.write_errors.as_ref()?.first()?,
-        _ => return None,
+/// What the answer to an insert says; the first refusal, since inserts are ordered. (Manual: "insert", output.)
+pub(super) fn refusal(doing: &str, answer: &Document) -> Option<Refusal> {
+    let errors = answer.get_array("writeErrors").ok()?;
+    let first = errors.first().and_then(Bson::as_document);
+    let number = |name| first.and_then(|first| first.get_i32(name).ok());
+    let told = |kind| {
+        let code = number("code").map_or_else(String::new, |code| format!(" {code}"));
+        Error::new(kind, format!("mongodb: {doing}: write error{code}"))
     };
-    if first.code == DUPLICATE_KEY {
-        Some(Refusal::Duplicate)
-    } else if TRANSIENT_CODES.contains(&first.code)
-        || PRIVILEGE_CODES.contains(&first.code)
-        || is_transient_label(error)
-    {
-        None
-    } else {
-        Some(Refusal::Content { index: first.index })
-    }
+    let index = number("index").and_then(|index| usize::try_from(index).ok());
+    Some(match (number("code"), index) {
+        (Some(DUPLICATE_KEY), _) => Refusal::Duplicate,
+        (Some(code), _) if TRANSIENT_CODES.contains(&code) => {
+            Refusal::Other(told(Kind::StoreUnavailable))
+        }
+        (Some(code), _) if PRIVILEGE_CODES.contains(&code) => Refusal::Other(told(Kind::Privilege)),
+        (Some(_), Some(index)) => Refusal::Content {
+            index,
+            error: told(Kind::StoreRefused),
+        },
+        _ => Refusal::Other(told(Kind::StoreRefused)),
+    })
 }
 
 /// Whether a single insert failed because its `_id` is there already.

@@ -1,8 +1,8 @@
-//! The commit: one MongoDB transaction per batch.
+//! The commit: one MongoDB transaction for a batch, or for several that are all staged when it begins (a group commit).
 //!
-//! Inside it, in this order: the offset moves from `(epoch, batch - 1)` to `batch`, which is the fence; the events are
-//! inserted; the staged batch disappears. Either all of it is there afterwards or nothing is. When an answer is lost, the
-//! offset itself tells whether the batch is in. A batch is retried for as long as the failure can pass; it is never skipped.
+//! Inside it, in this order: the offset moves from `(epoch, first batch - 1)` to the last batch, which is the fence; the events are
+//! inserted; the staged batches disappear. Either all of it is there afterwards or nothing is. When an answer is lost, the
+//! offset itself tells which batches are in. A batch is retried for as long as the failure can pass; it is never skipped.
 //!
 //! `n` is assigned from what is committed, not from what was planned: when a replay left documents out, later batches that
 //! were staged meanwhile are renumbered here, so that `n` never has a gap.
@@ -15,6 +15,9 @@ use futures_util::TryStreamExt;
 use mongodb::ClientSession;
 use mongodb::options::ReadConcern;
 
+mod group;
+
+use super::classify::Refusal;
 use super::lease::{Claim, Watch};
 use super::{Store, bounded, classify, durable, settle};
 use crate::batch::Batch;
@@ -23,6 +26,7 @@ use crate::event::ChangeEvent;
 use crate::failpoint::crash_point;
 use crate::offset::Offset;
 use crate::retry::Failures;
+use group::{Group, is_opaque};
 
 /// How often a commit whose answer was lost is asked again before the offset is read to learn what became of it.
 const COMMIT_REPEATS: u32 = 3;
@@ -37,7 +41,7 @@ pub enum Patience {
 }
 
 /// What a commit did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CommitOutcome {
     /// Documents written.
     pub inserted: usize,
@@ -134,7 +138,7 @@ impl Committer {
             let session = store
                 .retry
                 .persist("start a session", || async {
-                    settle("start a session", store.client.start_session()).await
+                    store.committing_session().await
                 })
                 .await?;
             let doing = "look at the lease";
@@ -173,7 +177,7 @@ impl Committer {
     }
 
     async fn try_take_over(store: &Store) -> Result<Option<(Self, Offset)>> {
-        let session = settle("start a session", store.client.start_session()).await?;
+        let session = store.committing_session().await?;
         let offset = store.take_over(&session).await?;
         Ok(offset.map(|offset| Self::of(store, session, offset)))
     }
@@ -238,7 +242,7 @@ impl Committer {
     /// [`Kind::Fenced`] when another daemon owns the source by now; any other of MongoDB.
     pub async fn resume(anchor: Anchor) -> Result<Self> {
         let store = anchor.store;
-        let session = settle("start a session", store.client.start_session()).await?;
+        let session = store.committing_session().await?;
         store.end_session(anchor.session).await?;
         store.note_session(anchor.epoch, &session).await?;
         Ok(Self {
@@ -269,82 +273,86 @@ impl Committer {
         &self.store
     }
 
-    /// Commits `batch`, which must be the next one. Returns when it is durable on a majority.
+    /// Commits consecutive batches in one transaction. Returns when they are durable on a majority. The first must be the next one,
+    /// or one that is in already: when the answer to a group is lost and its commit given up, its batches come again, in other groups.
     ///
     /// # Errors
     /// [`Kind::Fenced`] when another daemon owns the source; else what an operator must mend. Passing trouble is waited out.
     ///
-    /// It can be given up by dropping the future; what becomes of the batch is then unknown, and only [`Committer::resume`] goes on.
-    pub async fn commit(&mut self, mut batch: Arc<Batch>) -> Result<CommitOutcome> {
-        let number = batch.number();
-        if number != self.committed.batch + 1 {
-            return Err(Error::new(
-                Kind::Internal,
-                format!(
-                    "batch {number} was to follow batch {}: committing out of order",
-                    self.committed.batch
-                ),
-            ));
-        }
-        let mut outcome = CommitOutcome {
-            inserted: 0,
-            left_out: 0,
-            opaque: 0,
-        };
-        // Asked before a replay may leave all of its events out: what was staged is to disappear all the same.
-        let staged = !batch.events.is_empty();
-        let doing = format!("commit batch {number}");
+    /// It can be given up by dropping the future; what becomes of the batches is then unknown, and only [`Committer::resume`] goes on.
+    pub async fn commit(&mut self, batches: Vec<Arc<Batch>>) -> Result<CommitOutcome> {
+        // Asked before a replay may leave all events of a batch out: what was staged is to disappear all the same.
+        let staged: Vec<i64> = batches
+            .iter()
+            .filter(|batch| !batch.events.is_empty())
+            .map(|batch| batch.number())
+            .collect();
+        let mut group = Group::new(batches);
+        let mut outcome = CommitOutcome::default();
+        let doing = describe(&group);
         let retry = self.store.retry.clone();
         let mut failures = Failures::new(&retry, &doing);
-        let committed = loop {
-            if batch.first_n != self.committed.n + 1 {
-                Arc::make_mut(&mut batch).number_events(self.committed.n + 1);
+        if group.remove_through(self.committed.batch) > 0 {
+            self.unstage_through(&staged, self.committed.batch).await?;
+        }
+        while let Some((first, _)) = group.ends() {
+            let first = first.number();
+            if first != self.committed.batch + 1 {
+                return Err(Error::new(
+                    Kind::Internal,
+                    format!(
+                        "batch {first} was to follow batch {}: committing out of order",
+                        self.committed.batch
+                    ),
+                ));
             }
-            match self.attempt(&batch, staged, &doing).await {
-                Ok(()) => {
-                    break Progress {
-                        batch: number,
-                        n: batch.next.n,
-                    };
+            group.number_events(self.committed.n + 1);
+            let failed = match self.attempt(&group, &staged, &doing).await {
+                Ok(committed) => {
+                    self.committed = committed;
+                    outcome.inserted += group.remove_through(committed.batch);
+                    break;
                 }
-                Err(failed @ (Failed::Fence | Failed::Duplicate)) => {
-                    if let Some(applied) = self.applied(number, staged).await? {
-                        break applied;
-                    }
-                    if matches!(failed, Failed::Fence) {
-                        return Err(self.offset_moved_by_hand(number));
-                    }
-                    outcome.left_out += self.leave_out_present(Arc::make_mut(&mut batch)).await?;
-                }
-                Err(Failed::Content { index, error }) => {
-                    make_opaque(Arc::make_mut(&mut batch), index, &error)?;
+                Err(failed) => failed,
+            };
+            match failed {
+                Failed::Content { index, error } => {
+                    group.make_opaque(index, &error)?;
                     outcome.opaque += 1;
+                    continue;
                 }
-                Err(Failed::Unknown(error)) => {
+                Failed::Other(error) if error.is_transient() => {
                     failures.wait(&error).await;
-                    if let Some(applied) = self.applied(number, staged).await? {
-                        break applied;
-                    }
+                    continue;
                 }
-                Err(Failed::Other(error)) if error.is_transient() => failures.wait(&error).await,
-                Err(Failed::Other(error)) => return Err(error),
+                Failed::Other(error) => return Err(error),
+                Failed::Unknown(ref error) => failures.wait(error).await,
+                Failed::Fence | Failed::Duplicate => {}
             }
-        };
+            if let Some(applied) = self.applied(first).await? {
+                // Staged once more after the transaction had gone in unnoticed.
+                self.unstage_through(&staged, applied.batch).await?;
+                self.committed = applied;
+                outcome.inserted += group.remove_through(applied.batch);
+            } else if matches!(failed, Failed::Fence) {
+                return Err(self.offset_moved_by_hand(first));
+            } else if matches!(failed, Failed::Duplicate) {
+                outcome.left_out += self.leave_out_present(&mut group).await?;
+            }
+        }
         crash_point("after-unstage");
         failures.over();
-        outcome.inserted = batch.events.len();
-        self.committed = committed;
         Ok(outcome)
     }
 
     /// One attempt at the transaction; nothing of it is left when it fails.
     async fn attempt(
         &mut self,
-        batch: &Batch,
-        staged: bool,
+        group: &Group,
+        staged: &[i64],
         doing: &str,
-    ) -> std::result::Result<(), Failed> {
-        let result = self.transaction(batch, staged, doing).await;
+    ) -> std::result::Result<Progress, Failed> {
+        let result = self.transaction(group, staged, doing).await;
         if let Err(failed) = &result
             && !matches!(failed, Failed::Unknown(_))
         {
@@ -355,21 +363,24 @@ impl Committer {
 
     async fn transaction(
         &mut self,
-        batch: &Batch,
-        staged: bool,
+        group: &Group,
+        staged: &[i64],
         doing: &str,
-    ) -> std::result::Result<(), Failed> {
+    ) -> std::result::Result<Progress, Failed> {
         crash_point("before-transaction");
+        let Some((first, last)) = group.ends() else {
+            return Ok(self.committed);
+        };
         let store = &self.store;
         settle(
             doing,
             self.session.start_transaction().write_concern(durable()),
         )
         .await?;
-        let mut next = batch.next.progress();
+        let mut next = last.next.progress();
         next.insert("updatedAt", bson::DateTime::now());
         let fence =
-            doc! { "_id": &*store.source_id, "epoch": self.epoch, "batch": batch.number() - 1 };
+            doc! { "_id": &*store.source_id, "epoch": self.epoch, "batch": first.number() - 1 };
         let mut update = doc! { "$set": next };
         if store.claimant.is_some() {
             update.insert("$inc", doc! { "lease.beat": 1_i64 });
@@ -386,40 +397,62 @@ impl Committer {
             return Err(Failed::Fence);
         }
         crash_point("after-offset");
-        if !batch.events.is_empty() {
-            let documents = batch.events.iter().map(|event| &event.document);
-            let inserted = bounded(
+        let count = group.events().count();
+        if count > 0 {
+            let insert = group.insert_into(store.changes.name())?;
+            let answer = settle(
                 doing,
                 store
-                    .changes
-                    .insert_many(documents)
+                    .database
+                    .run_raw_command(insert)
                     .session(&mut self.session),
             )
             .await?;
-            if let Err(error) = inserted {
-                return Err(match classify::refusal(&error) {
-                    Some(classify::Refusal::Duplicate) => Failed::Duplicate,
-                    Some(classify::Refusal::Content { index }) => Failed::Content {
-                        index,
-                        error: classify::classify(doing, &error),
-                    },
-                    None => Failed::Other(classify::classify(doing, &error)),
-                });
+            match classify::refusal(doing, &answer) {
+                None => {}
+                Some(Refusal::Duplicate) => return Err(Failed::Duplicate),
+                Some(Refusal::Content { index, error }) => {
+                    return Err(Failed::Content { index, error });
+                }
+                Some(Refusal::Other(error)) => return Err(Failed::Other(error)),
+            }
+            if answer
+                .get_i32("n")
+                .ok()
+                .and_then(|n| usize::try_from(n).ok())
+                != Some(count)
+            {
+                return Err(Failed::Other(Error::new(
+                    Kind::StoreRefused,
+                    format!(
+                        "mongodb: {doing}: {count} documents were sent, and its answer tells of another number"
+                    ),
+                )));
             }
             crash_point("after-insert");
         }
-        if staged {
-            let staged = doc! { "_id": store.staging_id(batch.number()) };
+        let staged: Vec<String> = staged
+            .iter()
+            .filter(|number| **number >= first.number())
+            .map(|number| store.staging_id(*number))
+            .collect();
+        if !staged.is_empty() {
             settle(
                 doing,
-                store.staging.delete_one(staged).session(&mut self.session),
+                store
+                    .staging
+                    .delete_many(doc! { "_id": { "$in": staged } })
+                    .session(&mut self.session),
             )
             .await?;
         }
         crash_point("before-commit");
         self.finish(doing).await?;
         crash_point("after-commit");
-        Ok(())
+        Ok(Progress {
+            batch: last.number(),
+            n: last.next.n,
+        })
     }
 
     /// Sends the commit, and again while its answer is lost: that is harmless, the server commits a transaction once.
@@ -459,7 +492,7 @@ impl Committer {
         let session = store
             .retry
             .persist("replace a session", || async {
-                let session = settle("start a session", store.client.start_session()).await?;
+                let session = store.committing_session().await?;
                 store.note_session(self.epoch, &session).await?;
                 Ok(session)
             })
@@ -471,9 +504,9 @@ impl Committer {
             .await
     }
 
-    /// Reads the offset to learn whether batch `number` is in, and makes sure that the answer is durable. `n` is as it was written
-    /// then: the attempt that went in may have left documents out.
-    async fn applied(&self, number: i64, staged: bool) -> Result<Option<Progress>> {
+    /// Reads the offset to learn whether batch `number` is in, and which after it, and makes sure that the answer is durable. `n` is
+    /// as it was written then: the attempt that went in may have left documents out.
+    async fn applied(&self, number: i64) -> Result<Option<Progress>> {
         loop {
             let offset = self
                 .store
@@ -508,18 +541,21 @@ impl Committer {
                     self.store.confirm(self.epoch, applied.batch, &self.session)
                 })
                 .await?;
-            if !is_durable {
-                continue;
+            if is_durable {
+                return Ok(Some(applied));
             }
-            if staged {
-                // Staged once more after the transaction had gone in unnoticed.
-                self.store
-                    .retry
-                    .persist("unstage a committed batch", || self.store.unstage(number))
-                    .await?;
-            }
-            return Ok(Some(applied));
         }
+    }
+
+    /// Removes those of the staged batches that are in.
+    async fn unstage_through(&self, staged: &[i64], number: i64) -> Result<()> {
+        for batch in staged.iter().filter(|batch| **batch <= number) {
+            self.store
+                .retry
+                .persist("unstage a committed batch", || self.store.unstage(*batch))
+                .await?;
+        }
+        Ok(())
     }
 
     /// The fence did not match, this daemon still owns the source, and the batch is not in.
@@ -536,9 +572,9 @@ impl Committer {
     }
 
     /// A replay after an offset was set back by hand: takes the documents that are there already, and equal, out of the
-    /// batch. One that is there and differs is for an operator.
-    async fn leave_out_present(&self, batch: &mut Batch) -> Result<usize> {
-        let ids: Vec<&str> = batch.events.iter().map(ChangeEvent::id).collect();
+    /// group. One that is there and differs is for an operator.
+    async fn leave_out_present(&self, group: &mut Group) -> Result<usize> {
+        let ids: Vec<&str> = group.events().map(ChangeEvent::id).collect();
         let query = doc! { "_id": { "$in": ids } };
         let present: Vec<RawDocumentBuf> = self
             .store
@@ -562,7 +598,7 @@ impl Committer {
                 there.insert(id, document);
             }
         }
-        for event in &batch.events {
+        for event in group.events() {
             if let Some(found) = there.get(event.id())
                 && !is_same_change(found, event)
             {
@@ -577,19 +613,16 @@ impl Committer {
                 ));
             }
         }
-        let before = batch.events.len();
-        batch.events.retain(|event| !there.contains_key(event.id()));
-        let left_out = before - batch.events.len();
+        let left_out = group.leave_out(|event| there.contains_key(event.id()));
+        let doing = describe(group);
         if left_out == 0 {
             return Err(Error::new(
                 Kind::StoreRefused,
                 format!(
-                    "{}: batch {} meets a duplicate key, but none of its documents is there: n = {} is taken, so the \
-                     offset's n was set back by hand; set it to the largest one, db.{}.find().sort({{n: -1}}).limit(1), with \
+                    "{}: {doing}: a duplicate key, but none of the documents is there: n = {} is taken, so the offset's n was set back by hand; set it to the largest one, db.{}.find().sort({{n: -1}}).limit(1), with \
                      db.{}.updateOne({{_id: '{}'}}, {{$set: {{n: NumberLong(LARGEST)}}}})",
                     self.store.changes.name(),
-                    batch.number(),
-                    batch.first_n,
+                    self.committed.n + 1,
                     self.store.changes.name(),
                     self.store.offsets.name(),
                     self.store.source_id
@@ -597,22 +630,29 @@ impl Committer {
             ));
         }
         tracing::warn!(
-            batch = batch.number(),
+            doing,
             left_out,
             "documents of a replay are there already and were left out"
         );
-        batch.number_events(self.committed.n + 1);
         Ok(left_out)
+    }
+}
+
+/// What is done with a group, as in "commit batch 7" or "commit batches 7 to 9".
+fn describe(group: &Group) -> String {
+    match group
+        .ends()
+        .map(|(first, last)| (first.number(), last.number()))
+    {
+        Some((first, last)) if first < last => format!("commit batches {first} to {last}"),
+        Some((only, _)) => format!("commit batch {only}"),
+        None => "commit".to_owned(),
     }
 }
 
 /// Whether a document that is there already tells of the same change: all of it but what depends on when and from where it
 /// was read.
 fn is_same_change(found: &RawDocumentBuf, event: &ChangeEvent) -> bool {
-    let is_opaque = |document: &RawDocumentBuf| {
-        let meta = document.get_document("meta");
-        meta.is_ok_and(|meta| meta.get_bool("opaque").unwrap_or(false))
-    };
     let mut event = event.clone();
     if is_opaque(found) && !is_opaque(&event.document) && event.make_opaque().is_err() {
         return false;
@@ -630,33 +670,4 @@ fn is_same_change(found: &RawDocumentBuf, event: &ChangeEvent) -> bool {
         (Some(found), Some(expected)) => found == expected,
         _ => false,
     }
-}
-
-/// Stores what MongoDB refuses as `{ $bson }`; refused even so, it is for an operator.
-fn make_opaque(batch: &mut Batch, index: usize, error: &Error) -> Result<()> {
-    let Some(event) = batch.events.get_mut(index) else {
-        return Err(error.clone());
-    };
-    let id = event.id().to_owned();
-    let opaque = event
-        .document
-        .get_document("meta")
-        .is_ok_and(|meta| meta.get_bool("opaque").unwrap_or(false));
-    if opaque {
-        return Err(Error::new(
-            Kind::StoreRefused,
-            format!(
-                "{error}; document {id} is refused even with its images as binary: look for a validator on the collection \
-                 (db.getCollectionInfos()) and remove it"
-            ),
-        ));
-    }
-    event.make_opaque().map_err(|broken| {
-        Error::new(
-            Kind::Internal,
-            format!("document {id} is not valid BSON: {broken}"),
-        )
-    })?;
-    tracing::warn!(id, %error, "mongodb refuses a document; storing its images as binary (meta.opaque)");
-    Ok(())
 }
