@@ -1,15 +1,14 @@
 //! What commands print: text for a person at a terminal, JSON for a program.
 //!
 //! It guarantees what people know of other tools: a reader that has gone (`sdl tail | head`) ends the command quietly; colours are left
-//! out in a pipe, with NO_COLOR or TERM=dumb; tables fit the terminal; times are in TZ. What was not printed for another reason, a full
-//! disk under a redirected output, is an error. Only results go to standard output; messages and the log go to standard error.
+//! out in a pipe, with NO_COLOR or TERM=dumb; times are in TZ. What was not printed for another reason, a full disk under a redirected
+//! output, is an error. Only results go to standard output; messages and the log go to standard error.
 
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
 use bson::DateTime;
-use comfy_table::{ContentArrangement, Table};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -130,17 +129,6 @@ impl Terminal {
         let text = serde_json::to_string(value)
             .map_err(|error| Error::new(Kind::Internal, format!("the JSON text: {error}")))?;
         self.line(text)
-    }
-
-    /// Prints a table, its cells broken over lines where the terminal is too narrow.
-    ///
-    /// # Errors
-    /// Where it could not be printed.
-    pub fn table(&self, mut table: Table) -> Result<(), Failure> {
-        table
-            .set_content_arrangement(ContentArrangement::Dynamic)
-            .set_width(self.width());
-        self.line(table.trim_fmt())
     }
 
     /// Now, in TZ.

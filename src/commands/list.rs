@@ -1,7 +1,8 @@
-//! Rows of a few short columns and a long text, as `sdl check` and `sdl status` print them.
+//! Rows of a few short columns and a long text, as `sdl check`, `sdl status` and `sdl staging list` print them.
 //!
-//! In a terminal the text is broken at words and goes on under its own column, or below the row where that is too narrow. A word that is
-//! longer than a line is left whole, so that a statement or a GTID set can be copied. In a pipe nothing is broken, so that grep finds a row.
+//! In a terminal the text is broken at words and goes on under its own column, or below the row where that is too narrow; so does a column
+//! that does not fit beside the others. A word that is longer than a line is left whole, so that a statement or a GTID set can be copied. In
+//! a pipe nothing is broken, so that grep finds a row, unless COLUMNS says how wide it is, as watch(1) does.
 
 use anstyle::Style;
 
@@ -22,12 +23,19 @@ pub(super) struct Row {
     pub(super) text: String,
 }
 
+/// Pads a column of numbers at its left, so that units stand below units.
+pub(super) fn align_right(rows: &mut [Row], column: usize) {
+    let widest = widest(rows, column);
+    for row in rows {
+        if let Some((_, cell)) = row.cells.get_mut(column) {
+            *cell = format!("{cell:>widest$}");
+        }
+    }
+}
+
 /// Prints rows, their columns below each other.
 pub(super) fn print(rows: &[Row], terminal: &Terminal) -> Result<(), Failure> {
-    let width = match terminal.is_interactive() {
-        true => usize::from(terminal.width()),
-        false => usize::MAX,
-    };
+    let width = terminal.cut_at().map_or(usize::MAX, usize::from);
     for line in lines(rows, width) {
         terminal.line(line)?;
     }
@@ -36,20 +44,23 @@ pub(super) fn print(rows: &[Row], terminal: &Terminal) -> Result<(), Failure> {
 
 fn lines(rows: &[Row], width: usize) -> Vec<String> {
     let columns = rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
-    let widest = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.cells.get(column));
-        cells.map(|(_, cell)| length(cell)).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(widest).collect();
+    let widths: Vec<usize> = (0..columns).map(|column| widest(rows, column)).collect();
     let before: usize = widths.iter().map(|width| width + 2).sum::<usize>() + 2;
-    let is_narrow = width < before + NARROW;
+    let is_narrow = width < before.saturating_add(NARROW);
     let indent = if is_narrow { INDENT } else { before };
     let mut lines = Vec::new();
     for row in rows {
         let mut head = "  ".to_owned();
-        for ((style, cell), width) in row.cells.iter().zip(&widths) {
+        let mut end = head.len();
+        for ((style, cell), column) in row.cells.iter().zip(&widths) {
+            if end + column > width && end > INDENT {
+                lines.push(head.trim_end().to_owned());
+                head = " ".repeat(INDENT);
+                end = INDENT;
+            }
             head.push_str(&styled(*style, cell));
-            head.push_str(&" ".repeat(width + 2 - length(cell)));
+            head.push_str(&" ".repeat(column + 2 - length(cell)));
+            end += column + 2;
         }
         let mut text = row
             .text
@@ -58,11 +69,17 @@ fn lines(rows: &[Row], width: usize) -> Vec<String> {
         if is_narrow {
             lines.push(head.trim_end().to_owned());
         } else {
-            lines.push(format!("{head}{}", text.next().unwrap_or_default()));
+            let line = format!("{head}{}", text.next().unwrap_or_default());
+            lines.push(line.trim_end().to_owned());
         }
         lines.extend(text.map(|line| format!("{}{line}", " ".repeat(indent))));
     }
     lines
+}
+
+fn widest(rows: &[Row], column: usize) -> usize {
+    let cells = rows.iter().filter_map(|row| row.cells.get(column));
+    cells.map(|(_, cell)| length(cell)).max().unwrap_or(0)
 }
 
 fn length(text: &str) -> usize {
@@ -107,6 +124,24 @@ mod tests {
         assert_eq!(narrow[2], "  name");
         assert_eq!(narrow[3], "    one two three four five six seven");
         assert_eq!(lines(&rows, usize::MAX)[1], format!("  name  {text}"));
+    }
+
+    #[test]
+    fn a_column_that_does_not_fit_goes_below_and_numbers_end_below_each_other() {
+        let row = |number: &str, time: &str| Row {
+            cells: [number, time]
+                .map(|cell| (Style::new(), cell.to_owned()))
+                .to_vec(),
+            text: String::new(),
+        };
+        let mut rows = [row("NUMBER", "TIME"), row("7", "2026-11-21")];
+        align_right(&mut rows, 0);
+        assert_eq!(
+            lines(&rows, usize::MAX),
+            ["  NUMBER  TIME", "       7  2026-11-21"]
+        );
+        assert_eq!(lines(&rows, 20)[1], "       7  2026-11-21");
+        assert_eq!(lines(&rows, 19)[2..], ["       7", "    2026-11-21"]);
     }
 
     #[test]

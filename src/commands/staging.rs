@@ -6,10 +6,11 @@
 
 mod retry;
 
+use anstyle::Style;
 use bson::{Bson, Document};
 use clap::{Args, Subcommand};
-use comfy_table::{Cell, CellAlignment, Table, presets};
 
+use super::list::{self as rows, Row};
 use super::show::{self, Detail, Line};
 use crate::config::Config;
 use crate::error::{EXIT_CLEAN, EXIT_FAILURE};
@@ -96,27 +97,30 @@ async fn list(reader: &Reader, as_json: bool, terminal: &Terminal) -> Outcome {
         terminal.line(format!("nothing is staged of {}", reader.source_id()))?;
         return Ok(EXIT_CLEAN);
     }
-    let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_header(["BATCH", "STATUS", "EVENTS", "BYTES", "CREATED", "NOTE"]);
-    for batch in &batches {
-        let number = |number: i64| Cell::new(number).set_alignment(CellAlignment::Right);
-        table.add_row([
-            number(batch.batch),
-            Cell::new(show::visible(&batch.status)),
-            number(batch.count),
-            number(batch.bytes),
-            Cell::new(
-                batch
-                    .created_at
-                    .map_or_else(String::new, |time| terminal.time(time)),
-            ),
-            Cell::new(show::visible(batch.note.as_deref().unwrap_or_default())),
-        ]);
+    let heads = ["BATCH", "STATUS", "EVENTS", "BYTES", "CREATED"].map(str::to_owned);
+    let mut table = vec![row(HEADING, heads, "NOTE".to_owned())];
+    table.extend(batches.iter().map(|batch| {
+        let created_at = batch.created_at.map(|time| terminal.time(time));
+        let cells = [
+            batch.batch.to_string(),
+            show::visible(&batch.status),
+            batch.count.to_string(),
+            batch.bytes.to_string(),
+            created_at.unwrap_or_default(),
+        ];
+        let note = show::visible(batch.note.as_deref().unwrap_or_default());
+        row(Style::new(), cells, note)
+    }));
+    for numbers in [0, 2, 3] {
+        rows::align_right(&mut table, numbers);
     }
-    terminal.table(table)?;
+    rows::print(&table, terminal)?;
     Ok(EXIT_CLEAN)
+}
+
+fn row(style: Style, cells: [String; 5], text: String) -> Row {
+    let cells = cells.map(|cell| (style, cell)).to_vec();
+    Row { cells, text }
 }
 
 /// A batch of the list, as `--json` tells it.
