@@ -2,7 +2,7 @@
 //!
 //! The list is the daemon's own ([`CRASH_POINTS`]), so a step that is added to it is tested without a change here; a crash
 //! point that is never reached fails its test. Every crash happens twice: at the first time the daemon comes by, and in the
-//! middle of a transaction that is larger than a batch. The binlog is the same for all of them and does not change; each run
+//! middle of a transaction that is larger than a batch; those of a commit once more where it takes several batches. The binlog is the same for all of them and does not change; each run
 //! writes a database of its own.
 #![cfg(feature = "failpoints")]
 
@@ -32,6 +32,19 @@ const BEFORE: usize = 9;
 /// At the first time, and in the large transaction: at least one of its batches is committed then, and many are not.
 const FIRST: &str = "return";
 const IN_THE_MIDDLE: &str = "11*off->return";
+
+/// At the fourth commit, for batches that are committed together: there are 9 at least, of 5 batches at most.
+const FOURTH: &str = "3*off->return";
+
+/// Between the first write of a commit and its end, in order.
+const COMMIT: [&str; 6] = [
+    "before-transaction",
+    "after-offset",
+    "after-insert",
+    "before-commit",
+    "after-commit",
+    "after-unstage",
+];
 
 /// The one that is passed once per chunk that the reader hands over. Chunks are of up to 256 KiB, as many as the moment makes;
 /// the large transaction has 1.5 MB, so there are six at least.
@@ -114,8 +127,15 @@ impl Run {
         }
     }
 
+    /// With a commit for each batch of the large transaction: two of them are more than BATCH_BYTES.
+    async fn of_single_batches(mongod: &'static Mongod) -> Self {
+        let mut run = Self::new(mongod).await;
+        run.settings = run.settings.set("BATCH_BYTES", "64KiB");
+        run
+    }
+
     /// Starts a daemon that aborts at the crash point, waits until it did, and checks what it left.
-    async fn crash(&self, point: &str, when: &str) {
+    async fn crash(&self, point: &str, when: &str) -> Daemon {
         let settings = self
             .settings
             .clone()
@@ -139,6 +159,7 @@ impl Run {
             changes.len() as i64,
             "documents and offset disagree after {point}={when}"
         );
+        daemon
     }
 
     async fn pending(&self) -> u64 {
@@ -194,15 +215,6 @@ async fn a_crash_at_every_crash_point_when_it_is_first_passed_is_recovered() {
 
 #[tokio::test]
 async fn a_crash_at_every_crash_point_in_the_middle_of_a_large_transaction_is_recovered() {
-    /// Between the first write of a commit and its end: one per batch, in order.
-    const COMMIT: [&str; 6] = [
-        "before-transaction",
-        "after-offset",
-        "after-insert",
-        "before-commit",
-        "after-commit",
-        "after-unstage",
-    ];
     let mongod = Mongod::shared().await;
     assert!(
         COMMIT
@@ -215,7 +227,7 @@ async fn a_crash_at_every_crash_point_in_the_middle_of_a_large_transaction_is_re
         .iter()
         .filter(|point| **point != DURING_RECOVERY && !ONCE.contains(point))
     {
-        let run = Run::new(mongod).await;
+        let run = Run::of_single_batches(mongod).await;
         let when = if *point == PER_CHUNK {
             FIFTH_CHUNK
         } else {
@@ -232,6 +244,24 @@ async fn a_crash_at_every_crash_point_in_the_middle_of_a_large_transaction_is_re
     }
 }
 
+#[tokio::test]
+async fn a_crash_in_a_commit_of_several_batches_is_recovered() {
+    let mongod = Mongod::shared().await;
+    let mut together = 0;
+    for point in COMMIT {
+        let mut run = Run::new(mongod).await;
+        run.settings = run.settings.set("RUST_LOG", "debug");
+        let daemon = run.crash(point, FOURTH).await;
+        together += daemon
+            .logs()
+            .iter()
+            .filter(|line| line.contains(" together=") && !line.contains(" together=1"))
+            .count();
+        run.recover(&format!("{point} of several batches")).await;
+    }
+    assert!(together > 0, "no commit took more than one batch");
+}
+
 /// A crash does not wait until the last one is mended.
 #[tokio::test]
 async fn a_crash_while_a_crash_is_recovered_is_recovered() {
@@ -243,7 +273,7 @@ async fn a_crash_while_a_crash_is_recovered_is_recovered() {
         "before-commit",
         "after-commit",
     ] {
-        let run = Run::new(mongod).await;
+        let run = Run::of_single_batches(mongod).await;
         // Batches are staged ahead of the one that commits: most of them stay pending.
         run.crash("before-commit", IN_THE_MIDDLE).await;
         assert!(
@@ -267,7 +297,7 @@ async fn a_crash_in_the_middle_of_a_commit_leaves_no_lock_in_the_way() {
     static OWN: OnceCell<Mongod> = OnceCell::const_new();
     let mongod = OWN.get_or_init(Mongod::start).await;
     for point in ["after-offset", "after-insert", "before-commit"] {
-        let run = Run::new(mongod).await;
+        let run = Run::of_single_batches(mongod).await;
         run.crash(point, IN_THE_MIDDLE).await;
         assert_eq!(
             open_transactions(mongod).await,
