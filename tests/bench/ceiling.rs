@@ -26,48 +26,25 @@ use crate::common::{Mongod, mongo};
 /// Batches that may be staged while one commits: the daemon's default.
 const PIPELINE_DEPTH: usize = 4;
 
+/// Longest time of one ceiling; it is then the rate until there.
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// What the bare program does with each batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// `insert_many` and nothing else.
     InsertMany,
-    /// A transaction of offset and events.
-    Transaction,
-    /// Staging document, then the transaction, one after the other.
-    Staged,
-    /// The same, in small batches.
+    /// Staging document, then a transaction of offset and events, one after the other, in batches of 100.
     StagedSmall,
     /// The next batches are staged while one commits: what the daemon does.
     Overlapped,
 }
 
 impl Shape {
-    pub const ALL: [Self; 5] = [
-        Self::InsertMany,
-        Self::Transaction,
-        Self::Staged,
-        Self::StagedSmall,
-        Self::Overlapped,
-    ];
-
-    /// Its place in [`Shape::ALL`].
-    pub fn index(self) -> usize {
-        self as usize
-    }
-
     fn batch(self) -> usize {
         match self {
             Self::StagedSmall => 100,
             _ => 1000,
-        }
-    }
-
-    /// The part of the documents that is enough to see the rate: only what the daemon is compared with gets all of them.
-    fn share(self) -> usize {
-        match self {
-            Self::InsertMany | Self::Overlapped => 1,
-            Self::Transaction | Self::Staged => 3,
-            Self::StagedSmall => 10,
         }
     }
 }
@@ -76,8 +53,7 @@ impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self {
             Self::InsertMany => "insert_many",
-            Self::Transaction => "transaction with offset",
-            Self::Staged | Self::StagedSmall => "staging document, then transaction",
+            Self::StagedSmall => "staging document, then transaction",
             Self::Overlapped => "staging overlaps the commit",
         };
         write!(f, "{what} ({})", self.batch())
@@ -99,25 +75,24 @@ pub async fn read_documents(mongod: &Mongod, database: &str) -> Vec<RawDocumentB
     documents
 }
 
-/// Documents a second, until all are written or `limit` is over.
+/// Documents a second, until the first `count` are written or [`LIMIT`] is over.
 pub async fn measure(
     mongod: &Mongod,
     model: &str,
     shape: Shape,
     documents: &Arc<Vec<RawDocumentBuf>>,
-    limit: Duration,
+    count: usize,
 ) -> f64 {
     let target = Target::create(mongod, model, documents).await;
-    let count = documents.len() / shape.share();
+    let count = documents.len().min(count);
     let batches = (0..count)
         .step_by(shape.batch())
         .map(|start| start..count.min(start + shape.batch()));
     let started = Instant::now();
-    let deadline = started + limit;
+    let deadline = started + LIMIT;
     let written = match shape {
         Shape::InsertMany => target.insert_many(batches, deadline).await,
-        Shape::Transaction => target.transactions(batches, deadline, false).await,
-        Shape::Staged | Shape::StagedSmall => target.transactions(batches, deadline, true).await,
+        Shape::StagedSmall => target.staged(batches, deadline).await,
         Shape::Overlapped => target.overlapped(batches, deadline).await,
     };
     let rate = written as f64 / started.elapsed().as_secs_f64();
@@ -206,20 +181,16 @@ impl Target {
         written
     }
 
-    async fn transactions(
+    async fn staged(
         &self,
         batches: impl Iterator<Item = Range<usize>>,
         deadline: Instant,
-        staged: bool,
     ) -> usize {
         let mut session = self.client.start_session().await.expect("a session");
         let mut written = 0;
         for (number, batch) in (1..).zip(batches) {
-            if staged {
-                self.stage(number, batch.clone()).await;
-            }
-            self.commit(&mut session, number, batch.clone(), staged)
-                .await;
+            self.stage(number, batch.clone()).await;
+            self.commit(&mut session, number, batch.clone()).await;
             written += batch.len();
             if Instant::now() > deadline {
                 break;
@@ -242,9 +213,7 @@ impl Target {
                 let staging: tokio::task::JoinHandle<()> = staging;
                 let batch: Range<usize> = batch;
                 staging.await.expect("a staged batch");
-                committer
-                    .commit(&mut session, number, batch.clone(), true)
-                    .await;
+                committer.commit(&mut session, number, batch.clone()).await;
                 written += batch.len();
             }
             written
@@ -273,13 +242,7 @@ impl Target {
             .expect("a staging document");
     }
 
-    async fn commit(
-        &self,
-        session: &mut ClientSession,
-        number: i64,
-        batch: Range<usize>,
-        staged: bool,
-    ) {
+    async fn commit(&self, session: &mut ClientSession, number: i64, batch: Range<usize>) {
         session.start_transaction().await.expect("a transaction");
         let fence = doc! { "_id": "bench", "batch": number - 1 };
         let next = doc! { "$set": { "batch": number, "n": batch.end as i64, "updatedAt": DateTime::now() } };
@@ -295,14 +258,12 @@ impl Target {
             .session(&mut *session)
             .await
             .expect("insert_many");
-        if staged {
-            let staged = doc! { "_id": format!("bench#{number}") };
-            self.staging
-                .delete_one(staged)
-                .session(&mut *session)
-                .await
-                .expect("the staging document goes");
-        }
+        let staged = doc! { "_id": format!("bench#{number}") };
+        self.staging
+            .delete_one(staged)
+            .session(&mut *session)
+            .await
+            .expect("the staging document goes");
         session.commit_transaction().await.expect("a commit");
     }
 

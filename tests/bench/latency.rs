@@ -36,6 +36,25 @@ pub struct Latency {
     /// MySQL's own part: until it confirmed the commit.
     confirmed: Vec<f64>,
     sent: usize,
+    /// Bytes that the daemon had in memory at most.
+    pub peak_memory: u64,
+}
+
+impl Latency {
+    /// In milliseconds.
+    pub fn median(&self) -> f64 {
+        quantile(&self.visible, 0.5)
+    }
+
+    /// The delay that one row of a hundred exceeded, in milliseconds.
+    pub fn tail(&self) -> f64 {
+        quantile(&self.visible, 0.99)
+    }
+
+    /// Rows that were not seen in time.
+    pub fn missing(&self) -> usize {
+        self.sent - self.visible.len()
+    }
 }
 
 impl fmt::Display for Latency {
@@ -44,13 +63,13 @@ impl fmt::Display for Latency {
         write!(
             f,
             "{:.1} / {:.1} / {:.1} ms (of it MySQL's commit {:.1} / {:.1})",
-            quantile(all, 0.5),
-            quantile(all, 0.99),
+            self.median(),
+            self.tail(),
             quantile(all, 1.0),
             quantile(&self.confirmed, 0.5),
             quantile(&self.confirmed, 0.99),
         )?;
-        match self.sent - all.len() {
+        match self.missing() {
             0 => Ok(()),
             missing => write!(f, "; {missing} of {} never seen", self.sent),
         }
@@ -94,6 +113,7 @@ pub async fn measure(
     let watcher = tokio::spawn(watch(arrivals, warm_up + sent));
     let mut confirmed = send(mysqld, rate, warm_up + sent).await;
     let mut visible = watcher.await.expect("the watcher");
+    let peak_memory = daemon.peak_memory();
     daemon.signal(Signal::TERM);
     daemon.wait_exit(HANG).await;
     database.drop().await.expect("a database can be dropped");
@@ -109,6 +129,7 @@ pub async fn measure(
         visible: counted(&mut visible),
         confirmed: counted(&mut confirmed),
         sent,
+        peak_memory,
     }
 }
 

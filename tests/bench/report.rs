@@ -1,98 +1,45 @@
-//! The table.
+//! The table: a row for every goal, measured or not.
 
 #![allow(unreachable_pub)]
 
 use std::fmt;
 use std::fs;
+use std::process::Command;
 
 use mongodb::bson::doc;
 
-use crate::common::{Mongod, Mysqld};
+use crate::common::Mongod;
+use crate::common::servers::binaries;
+use crate::goals::{GOALS, Goal, Name};
+use crate::samples::{Samples, figure};
 
-/// One figure in each round.
-#[derive(Clone, Debug)]
-pub struct Samples(Vec<f64>);
-
-impl Samples {
-    pub fn of<T>(rounds: &[T], figure: impl Fn(&T) -> f64) -> Self {
-        Self(rounds.iter().map(figure).collect())
-    }
-
-    /// Round by round, so that a busy minute of the machine hits both.
-    fn ratio(&self, ceiling: &Self) -> Self {
-        Self(
-            self.0
-                .iter()
-                .zip(&ceiling.0)
-                .map(|(figure, ceiling)| figure / ceiling)
-                .collect(),
-        )
-    }
-
-    fn ascending(&self) -> Vec<f64> {
-        let mut ascending = self.0.clone();
-        ascending.sort_by(f64::total_cmp);
-        ascending
-    }
-
-    pub fn median(&self) -> f64 {
-        let ascending = self.ascending();
-        let middle = ascending.len() / 2;
-        match ascending.len() {
-            0 => f64::NAN,
-            even if even % 2 == 0 => f64::midpoint(ascending[middle - 1], ascending[middle]),
-            _ => ascending[middle],
-        }
-    }
-
-    /// The median, and what it lies between.
-    fn text(&self, digits: fn(f64) -> String) -> String {
-        let ascending = self.ascending();
-        match ascending[..] {
-            [smallest, .., largest] => {
-                format!(
-                    "{} ({}–{})",
-                    digits(self.median()),
-                    digits(smallest),
-                    digits(largest)
-                )
-            }
-            _ => digits(self.median()),
-        }
-    }
-}
-
-/// Thousands with a comma from 1,000 on; two digits behind the point below 10, one below 100.
-fn figure(value: f64) -> String {
-    if value < 10.0 {
-        return format!("{value:.2}");
-    }
-    if value < 100.0 {
-        return format!("{value:.1}");
-    }
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
+/// A row as it is printed.
 struct Row {
-    what: String,
+    goal: String,
     figure: String,
     ceiling: String,
     ratio: String,
+    verdict: String,
+}
+
+/// What was measured of a goal.
+struct Measured {
+    name: Name,
+    figure: String,
+    ceiling: String,
+    ratio: String,
+    /// The median of what the goal is about.
+    judged: f64,
+    /// Why it is no verdict yet.
+    reserve: Option<&'static str>,
 }
 
 /// Notes, then the table.
 #[derive(Default)]
 pub struct Report {
     notes: Vec<String>,
-    rows: Vec<Row>,
+    measured: Vec<Measured>,
+    collapsed: Vec<String>,
 }
 
 impl Report {
@@ -100,36 +47,67 @@ impl Report {
         self.notes.push(note);
     }
 
-    /// A figure without a ceiling.
-    pub fn measured(&mut self, what: &str, unit: &str, samples: &Samples) {
-        self.row(what, format!("{} {unit}", samples.text(figure)).trim_end());
-    }
-
-    /// [`measured`](Self::measured), for a figure that is a text.
-    pub fn row(&mut self, what: &str, figure: &str) {
-        self.rows.push(Row {
-            what: what.to_owned(),
-            figure: figure.to_owned(),
+    /// A figure that is held against the goal as it is.
+    pub fn bounded(&mut self, name: Name, unit: &str, samples: &Samples) {
+        self.measured.push(Measured {
+            name,
+            figure: format!("{} {unit}", samples.text()).trim_end().to_owned(),
             ceiling: String::new(),
             ratio: String::new(),
+            judged: samples.median(),
+            reserve: (cfg!(debug_assertions) && Goal::of(name).wants_release())
+                .then_some("not measured: no release build"),
         });
     }
 
-    /// A figure next to its ceiling.
-    pub fn compared(
-        &mut self,
-        what: &str,
-        unit: &str,
-        samples: &Samples,
-        name: &str,
-        ceiling: &Samples,
-    ) {
-        self.rows.push(Row {
-            what: what.to_owned(),
-            figure: format!("{} {unit}", samples.text(figure)),
-            ceiling: format!("{name} {}", figure(ceiling.median())),
-            ratio: samples.ratio(ceiling).text(|ratio| format!("{ratio:.2}")),
+    /// Takes the verdict back from the row of the last figure.
+    pub fn reserve(&mut self, reserve: &'static str) {
+        if let Some(last) = self.measured.last_mut() {
+            last.reserve = Some(reserve);
+        }
+    }
+
+    /// A figure whose ratio to its ceiling is held against the goal.
+    pub fn compared(&mut self, name: Name, unit: &str, samples: &Samples, ceiling: &Samples) {
+        let ratio = samples.ratio(ceiling);
+        self.collapsed
+            .extend(Goal::of(name).collapse(ratio.largest()));
+        self.measured.push(Measured {
+            name,
+            figure: format!("{} {unit}", samples.text()),
+            ceiling: figure(ceiling.median()),
+            ratio: ratio.text(),
+            judged: ratio.median(),
+            reserve: None,
         });
+    }
+
+    /// The ratios that have collapsed.
+    pub fn collapsed(&self) -> &[String] {
+        &self.collapsed
+    }
+
+    fn row(&self, goal: &Goal) -> Row {
+        let found = self.measured.iter().find(|row| row.name == goal.name);
+        let Some(found) = found else {
+            return Row {
+                goal: goal.text(),
+                figure: String::new(),
+                ceiling: String::new(),
+                ratio: String::new(),
+                verdict: goal.not_measured(),
+            };
+        };
+        Row {
+            goal: goal.text(),
+            figure: found.figure.clone(),
+            ceiling: found.ceiling.clone(),
+            ratio: found.ratio.clone(),
+            verdict: found
+                .reserve
+                .unwrap_or_else(|| goal.verdict(found.judged))
+                .to_owned(),
+        }
     }
 }
 
@@ -140,37 +118,34 @@ impl fmt::Display for Report {
         }
         writeln!(f)?;
         let header = Row {
-            what: "what".to_owned(),
+            goal: "goal".to_owned(),
             figure: "figure".to_owned(),
             ceiling: "ceiling".to_owned(),
             ratio: "ratio".to_owned(),
+            verdict: "verdict".to_owned(),
         };
-        let rows: Vec<&Row> = std::iter::once(&header).chain(&self.rows).collect();
+        let goals = GOALS.iter().map(|goal| self.row(goal));
+        let rows: Vec<Row> = std::iter::once(header).chain(goals).collect();
         let width = |column: fn(&Row) -> &str| {
-            rows.iter()
-                .map(|row| column(row).chars().count())
-                .max()
-                .unwrap_or(0)
+            let widths = rows.iter().map(|row| column(row).chars().count());
+            widths.max().unwrap_or(0)
         };
-        let widths = [
-            width(|row| &row.what),
-            width(|row| &row.figure),
-            width(|row| &row.ceiling),
-        ];
+        let goal = width(|row| &row.goal);
+        let figure = width(|row| &row.figure);
+        let ceiling = width(|row| &row.ceiling);
+        let ratio = width(|row| &row.ratio);
+        let verdict = width(|row| &row.verdict);
+        // As Markdown has it, so that the table can stand in docs/performance.md as it is.
         for (index, row) in rows.iter().enumerate() {
-            let line = format!(
-                "{:what$}  {:figure$}  {:ceiling$}  {}",
-                row.what,
-                row.figure,
-                row.ceiling,
-                row.ratio,
-                what = widths[0],
-                figure = widths[1],
-                ceiling = widths[2],
-            );
-            writeln!(f, "{}", line.trim_end())?;
+            writeln!(
+                f,
+                "| {:goal$} | {:figure$} | {:ceiling$} | {:ratio$} | {:verdict$} |",
+                row.goal, row.figure, row.ceiling, row.ratio, row.verdict,
+            )?;
             if index == 0 {
-                writeln!(f, "{}", "-".repeat(widths.iter().sum::<usize>() + 22))?;
+                let rules =
+                    [goal, figure, ceiling, ratio, verdict].map(|width| "-".repeat(width + 2));
+                writeln!(f, "|{}|", rules.join("|"))?;
             }
         }
         Ok(())
@@ -191,16 +166,27 @@ pub fn machine() -> String {
 }
 
 /// What was measured.
-pub async fn versions(mysqld: &Mysqld, mongod: &Mongod) -> String {
-    let mysql: String = mysqld.query_one("SELECT VERSION()").await;
+pub async fn versions(mongod: &Mongod) -> String {
     let build = mongod.admin(doc! { "buildInfo": 1 }).await;
     format!(
-        "sdl {}, MySQL {mysql}, MongoDB {} (one member), crates mongodb {} and mysql_async {}",
+        "sdl {}, MySQL {}, MongoDB {} (one member), crates mongodb {} and mysql_async {}",
         env!("CARGO_PKG_VERSION"),
+        mysql_version(),
         build.get_str("version").unwrap_or("?"),
         locked("mongodb"),
         locked("mysql_async"),
     )
+}
+
+/// As `mysqld --version` says it.
+fn mysql_version() -> String {
+    let output = Command::new(&binaries().mysqld).arg("--version").output();
+    let output = output.expect("mysqld says its version").stdout;
+    let text = String::from_utf8_lossy(&output);
+    let version = text
+        .split_once("Ver ")
+        .map_or(&*text, |(_, version)| version);
+    version.split_whitespace().next().unwrap_or("?").to_owned()
 }
 
 /// The version of a crate in Cargo.lock.

@@ -1,4 +1,4 @@
-//! Processor time of processes, from /proc.
+//! Processor time and memory of processes, from /proc.
 
 #![allow(unreachable_pub)]
 
@@ -68,12 +68,34 @@ impl Servers {
     }
 }
 
-/// utime + stime of a running process.
-fn seconds(pid: u32) -> f64 {
+/// Seconds that the threads of a running process had a processor, to the nanosecond: what a thread takes that wakes up for a moment is
+/// lost between two ticks. Threads that have ended do not count.
+pub fn seconds_of_threads(pid: u32) -> f64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process is running");
+    let nanoseconds = threads.flatten().filter_map(|thread| {
+        // It may have ended meanwhile.
+        let times = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        times.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    nanoseconds.sum::<f64>() / 1e9
+}
+
+/// utime + stime of a running process, in whole ticks.
+pub fn seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is running");
     // The name stands in parentheses and may hold anything; state is the first field after it, utime the 12th.
     let after_name = stat.rsplit_once(')').expect("a name in parentheses").1;
     let fields: Vec<&str> = after_name.split_whitespace().collect();
     let ticks = |index: usize| fields[index].parse::<f64>().expect("a number of ticks");
     (ticks(11) + ticks(12)) / TICKS_A_SECOND
+}
+
+/// Bytes of a running process that are in memory.
+pub fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is running");
+    let kilobytes = status.lines().find_map(|line| {
+        let value = line.strip_prefix("VmRSS:")?.trim();
+        value.strip_suffix(" kB")?.parse::<u64>().ok()
+    });
+    kilobytes.expect("VmRSS is in /proc/PID/status") * 1024
 }
