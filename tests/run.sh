@@ -7,6 +7,8 @@
 #   tests/run.sh --chaos SECONDS [ARGUMENTS…]    chaos (tests/chaos.rs) takes so long instead of 60 s, for example:
 #                               tests/run.sh --chaos 1800 --test faults chaos:: -- --nocapture
 #
+# Without arguments also the short benchmark (cargo bench --bench pipeline -- --quick), which fails only when a ratio has collapsed.
+#
 # The tests that need no server run in seconds by themselves: cargo test --lib
 #
 # cargo test comes last, so that its summary is the last thing printed.
@@ -44,12 +46,22 @@ main() {
     say "cargo test: compiling"
     cargo test --locked --no-run --features failpoints "$@"
 
+    if [[ $# == 0 ]]; then
+        say "cargo bench: compiling"
+        cargo bench --locked "${BENCHMARK[@]}" --no-run
+    fi
+
     wait "$fetching" || die "the servers, or cargo-deb, could not be had"
     set -a # what follows is for the test processes
     # shellcheck source=/dev/null
     . "$servers"
     set +a
     end_fetching
+
+    if [[ $# == 0 ]]; then
+        say "cargo bench, the short one"
+        cargo bench --locked "${BENCHMARK[@]}" -- --quick
+    fi
 
     say "cargo test"
     # Each test has servers of its own, and waits for them most of the time: three at once for each core, and no more than 6, or
@@ -94,6 +106,10 @@ end_fetching() {
 }
 
 at_most() { echo $(($1 < $2 ? $1 : $2)); }
+
+# With the dependencies of the tests, which are optimized, so that nothing but sdl is compiled for it; its ratios come out the same, and
+# no failpoints are in it.
+BENCHMARK=(--bench pipeline --profile dev --config profile.dev.opt-level=3)
 
 servers= fetching= # where it is printed what was fetched, and by which process
 main "$@" </dev/null
