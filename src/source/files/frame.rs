@@ -63,6 +63,8 @@ pub(super) struct BinlogFile {
     path: PathBuf,
     input: BufReader<File>,
     parser: EventStreamReader,
+    /// Of the last event: the parser copies what it keeps, so the place is used again.
+    bytes: Vec<u8>,
     /// Where the last event begins and ends.
     start: u64,
     end: u64,
@@ -124,6 +126,7 @@ impl BinlogFile {
             path: path.to_owned(),
             input,
             parser: EventStreamReader::new(BinlogVersion::Version4),
+            bytes: Vec::new(),
             start: 0,
             end: MAGIC.len() as u64,
             length: found.len(),
@@ -181,10 +184,12 @@ impl BinlogFile {
             return Ok(Frame::End);
         }
         self.start = self.end;
-        let mut bytes = vec![0; BinlogEventHeader::LEN];
-        if left < bytes.len() as u64 {
+        if left < BinlogEventHeader::LEN as u64 {
             return Ok(Frame::Torn(self.torn(left)));
         }
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        bytes.resize(BinlogEventHeader::LEN, 0);
         self.fill(&mut bytes)?;
         let length = bytes
             .get(LENGTH..)
@@ -210,6 +215,10 @@ impl BinlogFile {
             .and_then(|()| check_crc(&event))
             .map_err(|error| self.damaged(error))?;
         self.end += u64::from(length);
+        // What a huge event took is not kept.
+        if bytes.capacity() <= BUFFER {
+            self.bytes = bytes;
+        }
         Ok(Frame::Event(event))
     }
 
