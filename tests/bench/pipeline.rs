@@ -365,7 +365,7 @@ impl Bench {
             let staged = Samples::of(&small, |(_, staged)| *staged);
             let small = Samples::of(&small, |(run, _)| run.events_per_second());
             report.compared(Name::SmallToStaged, "events/s", &small, &staged);
-            report.compared(Name::DefaultsToSmall, "events/s", &caught_up, &small);
+            report.compared(Name::DefaultsToStaged, "events/s", &caught_up, &staged);
         }
     }
 
