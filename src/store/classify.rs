@@ -93,17 +93,6 @@ fn code(error: &DriverError) -> Option<i32> {
         ErrorKind::Command(command) => Some(command.code),
         ErrorKind::Write(WriteFailure::WriteError(write)) => Some(write.code),
         ErrorKind::Write(WriteFailure::WriteConcernError(concern)) => Some(concern.code),
-        ErrorKind::InsertMany(failure) => failure
-            .write_errors
-            .as_ref()
-            .and_then(|errors| errors.first())
-            .map(|first| first.code)
-            .or_else(|| {
-                failure
-                    .write_concern_error
-                    .as_ref()
-                    .map(|concern| concern.code)
-            }),
         _ => None,
     }
 }
@@ -119,6 +108,7 @@ fn describe(error: &DriverError) -> String {
             "{} ({}): {}",
             command.code_name, command.code, command.message
         ),
+        // Their texts may quote a document.
         ErrorKind::Write(_) | ErrorKind::InsertMany(_) | ErrorKind::BulkWrite(_) => {
             match code(error) {
                 Some(code) => format!("write error {code}"),
