@@ -212,7 +212,8 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.cut = accepted);
     }
 
-    /// Forwards a half of the next piece that comes from the server, and resets that connection.
+    /// Forwards a half of the next piece that comes from the server, and resets that connection; not one that only asks a few
+    /// questions, whose end is no interruption.
     pub fn cut_inside_packet(&self) {
         self.weather
             .send_modify(|weather| weather.cut_inside = true);
@@ -246,6 +247,9 @@ impl Proxy {
         .await;
     }
 }
+
+/// Bytes from the server on a connection that asks and ends: a login, and answers to a few questions.
+const A_FEW_ANSWERS: usize = 8 * 1024;
 
 type Changes = watch::Receiver<Weather>;
 type Control = Weak<watch::Sender<Weather>>;
@@ -418,6 +422,7 @@ impl Line<'_> {
         mut to: WriteHalf<'_>,
     ) -> End {
         let mut changes = self.changes.clone();
+        let mut carried = 0;
         loop {
             let Some((due, bytes)) = pieces.recv().await else {
                 // Nor does anybody hear of an end while nothing passes.
@@ -435,7 +440,9 @@ impl Line<'_> {
             if changes.wait_for(|weather| !weather.stalled).await.is_err() {
                 return End::Cut;
             }
+            carried += bytes.len();
             let is_last = self.received.is_some()
+                && carried > A_FEW_ANSWERS
                 && self.control.upgrade().is_some_and(|control| {
                     control.send_if_modified(|weather| std::mem::take(&mut weather.cut_inside))
                 });

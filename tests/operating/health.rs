@@ -173,11 +173,12 @@ async fn what_is_served_is_well_formed_and_holds_no_value_and_no_secret(flavor: 
     fixture.assert_ends_well(&daemon, &address).await;
 }
 
-/// MongoDB stands still and there is no spool, so what is needed stays needed; the server closes the binlog that holds it.
+/// MongoDB stands still and there is no spool, so what is needed stays needed; the server closes the binlog that holds it. Between
+/// the two marks lie 32 seconds: each look at the servers waits up to 5 for MongoDB, and this machine may be busy.
 async fn a_binlog_that_will_be_purged_is_told_of_at_half_and_at_a_tenth_of_the_retention(
     flavor: Flavor,
 ) {
-    let fixture = Fixture::start(flavor, &["--binlog-expire-logs-seconds=40"]).await;
+    let fixture = Fixture::start(flavor, &["--binlog-expire-logs-seconds=80"]).await;
     let daemon = Daemon::start(&fixture.settings);
     let address = page::address(&daemon).await;
     fixture.insert().await;
@@ -195,7 +196,7 @@ async fn a_binlog_that_will_be_purged_is_told_of_at_half_and_at_a_tenth_of_the_r
     let line = daemon.wait_for_log(half, PATIENCE).await;
     assert!(line.contains(statement), "{line}");
     assert!(
-        line.contains("% of binlog_expire_logs_seconds, 40 s"),
+        line.contains("% of binlog_expire_logs_seconds, 80 s"),
         "{line}"
     );
     let tenth = "unhealthy: the server may purge what is not recorded yet";
@@ -207,7 +208,7 @@ async fn a_binlog_that_will_be_purged_is_told_of_at_half_and_at_a_tenth_of_the_r
         "{answer}"
     );
     let series = page::metrics(&address).await;
-    assert!(series["sdl_purge_headroom_seconds"] < 4.0);
+    assert!(series["sdl_purge_headroom_seconds"] < 8.0);
     assert!(series["sdl_purge_headroom_ratio"] < 0.1);
 
     fixture.mongod.resume();

@@ -562,10 +562,10 @@ async fn killed_or_stopped_at_any_point_it_is_run_again_and_is_exact() {
         "after-decode=1*off->return",
         "before-stage=return",
         "after-stage=3*off->return",
-        "after-offset=11*off->return",
-        "before-commit=4*off->return",
-        "after-commit=11*off->return",
-        "after-unstage=9*off->return",
+        "after-offset=2*off->return",
+        "before-commit=1*off->return",
+        "after-commit=2*off->return",
+        "after-unstage=1*off->return",
     ] {
         let settings = new();
         let crashing = settings.clone().set("FAILPOINTS", point);
