@@ -175,6 +175,16 @@ pub fn encoded_field(out: &mut Vec<u8>, element_type: u8, key_with_nul: &[u8], e
     out.extend_from_slice(encoded);
 }
 
+/// An array of documents that are encoded already; the element's type and key go before it.
+pub fn array_of_documents<'a>(out: &mut Vec<u8>, documents: impl Iterator<Item = &'a [u8]>) {
+    let array = begin_document(out);
+    for (index, document) in documents.enumerate() {
+        array_element(out, element::DOCUMENT, index);
+        out.extend_from_slice(document);
+    }
+    end_document(out, array);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,11 +7,11 @@
 //! connection, so that a certificate that was renewed is used at the next one. Error numbers stand in the manual's "Server
 //! Error Message Reference", MariaDB's in its "Error Codes".
 
+mod refused;
+
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-
-mod refused;
 
 use mysql_async::{
     ClientIdentity, Conn, DriverError, Error as DriverFailure, IoError, Opts, OptsBuilder,

@@ -7,14 +7,14 @@
 //! `n` is assigned from what is committed, not from what was planned: when a replay left documents out, later batches that
 //! were staged meanwhile are renumbered here, so that `n` never has a gap.
 
+mod group;
+mod replayed;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Document, doc};
 use mongodb::ClientSession;
-
-mod group;
-mod replayed;
 
 use super::classify::Refusal;
 use super::lease::{Claim, Watch};
@@ -290,11 +290,14 @@ impl Committer {
         let doing = describe(&group);
         let retry = self.store.retry.clone();
         let mut failures = Failures::new(&retry, &doing);
-        if group.remove_through(self.committed.batch) > 0 {
-            self.unstage_through(&staged, self.committed.batch).await?;
-        }
         while let Some((first, _)) = group.ends() {
             let first = first.number();
+            if first <= self.committed.batch {
+                // In already, and staged once more after the transaction had gone in unnoticed.
+                self.unstage_through(&staged, self.committed.batch).await?;
+                outcome.inserted += group.remove_through(self.committed.batch);
+                continue;
+            }
             if first != self.committed.batch + 1 {
                 return Err(Error::new(
                     Kind::Internal,
@@ -328,10 +331,7 @@ impl Committer {
                 Failed::Fence | Failed::Duplicate => {}
             }
             if let Some(applied) = self.applied(first).await? {
-                // Staged once more after the transaction had gone in unnoticed.
-                self.unstage_through(&staged, applied.batch).await?;
                 self.committed = applied;
-                outcome.inserted += group.remove_through(applied.batch);
             } else if matches!(failed, Failed::Fence) {
                 return Err(self.offset_moved_by_hand(first));
             } else if matches!(failed, Failed::Duplicate) {

@@ -4,6 +4,8 @@
 //! and `recovery` finishes it. What a batch refers to (schema versions, pieces of large values) is written first, under ids
 //! made from the content, so a second write of the same thing is harmless.
 
+pub(super) mod events;
+
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -227,9 +229,15 @@ pub(super) fn staging_id(source_id: &str, batch: i64) -> String {
     format!("{source_id}#{batch}")
 }
 
-/// The staging document, written in one pass so that the events are copied once. The spool keeps a batch in the same form.
+/// The staging document. The spool keeps a batch in the same form.
 pub(super) fn encode(source_id: &str, batch: &Batch, epoch: i64) -> Result<RawDocumentBuf> {
-    let mut buffer = Vec::with_capacity(batch.bytes + batch.events.len() * 8 + 1024);
+    if let Some(index) = batch.events.iter().position(|event| event.id().is_empty()) {
+        return Err(Error::new(
+            Kind::Internal,
+            format!("event {index} of batch {} has no id", batch.number()),
+        ));
+    }
+    let mut buffer = Vec::with_capacity(1024);
     let document = write::begin_document(&mut buffer);
     write::string_field(
         &mut buffer,
@@ -246,19 +254,7 @@ pub(super) fn encode(source_id: &str, batch: &Batch, epoch: i64) -> Result<RawDo
         b"count\0",
         i64::try_from(batch.events.len()).unwrap_or(i64::MAX),
     );
-    write::element(&mut buffer, element::ARRAY, b"events\0");
-    let events = write::begin_document(&mut buffer);
-    for (index, event) in batch.events.iter().enumerate() {
-        write::array_element(&mut buffer, element::DOCUMENT, index);
-        if event.id().is_empty() {
-            return Err(Error::new(
-                Kind::Internal,
-                format!("event {index} of batch {} has no id", batch.number()),
-            ));
-        }
-        buffer.extend_from_slice(event.document.as_bytes());
-    }
-    write::end_document(&mut buffer, events);
+    events::write(&mut buffer, batch)?;
     for (key, part) in [
         (&b"follows\0"[..], position_document(&batch.previous)),
         (b"next\0", batch.next.progress()),
@@ -298,15 +294,8 @@ fn checksum<'a>(documents: impl Iterator<Item = &'a [u8]>) -> String {
 pub(super) fn read_batch(document: &RawDocument) -> std::result::Result<Batch, String> {
     let mut events = Vec::new();
     let mut bytes = 0;
-    for element in document
-        .get_array("events")
-        .map_err(|error| format!("events: {error}"))?
-    {
-        let element = element.map_err(|error| format!("an event: {error}"))?;
-        let event = element
-            .as_document()
-            .ok_or_else(|| "an event is not a document".to_owned())?;
-        let event = ChangeEvent::from_document(event.to_owned())?;
+    for document in events::read(document)?.documents() {
+        let event = ChangeEvent::from_document(document?.to_owned())?;
         bytes += event.bytes();
         events.push(event);
     }

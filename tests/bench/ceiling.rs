@@ -287,12 +287,7 @@ fn staging_document(number: i64, events: &[RawDocumentBuf]) -> RawDocumentBuf {
     write::string_field(&mut buffer, b"status\0", "pending");
     write::date_field(&mut buffer, b"createdAt\0", DateTime::now());
     write::element(&mut buffer, element::ARRAY, b"events\0");
-    let array = write::begin_document(&mut buffer);
-    for (index, event) in events.iter().enumerate() {
-        write::array_element(&mut buffer, element::DOCUMENT, index);
-        buffer.extend_from_slice(event.as_bytes());
-    }
-    write::end_document(&mut buffer, array);
+    write::array_of_documents(&mut buffer, events.iter().map(|event| event.as_bytes()));
     write::end_document(&mut buffer, document);
     RawDocumentBuf::from_bytes(buffer).expect("a document")
 }

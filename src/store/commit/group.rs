@@ -1,4 +1,4 @@
-//! The batches of one transaction: a group commit. Pure.
+//! The batches of one transaction: a group commit. Pure, but for one warning.
 //!
 //! It guarantees that `n` goes on without a gap from what is committed, whatever a replay left out of the batches before, and that
 //! a batch that turns out to be in already leaves the group whole.
@@ -48,12 +48,10 @@ impl Group {
         write::element(&mut buffer, element::BOOLEAN, b"ordered\0");
         buffer.push(1);
         write::element(&mut buffer, element::ARRAY, b"documents\0");
-        let documents = write::begin_document(&mut buffer);
-        for (index, event) in self.events().enumerate() {
-            write::array_element(&mut buffer, element::DOCUMENT, index);
-            buffer.extend_from_slice(event.document.as_bytes());
-        }
-        write::end_document(&mut buffer, documents);
+        write::array_of_documents(
+            &mut buffer,
+            self.events().map(|event| event.document.as_bytes()),
+        );
         write::end_document(&mut buffer, command);
         RawDocumentBuf::from_bytes(buffer).map_err(|error| {
             Error::new(

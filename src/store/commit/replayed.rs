@@ -65,7 +65,8 @@ impl Committer {
             return Err(Error::new(
                 Kind::StoreRefused,
                 format!(
-                    "{}: {doing}: a duplicate key, but none of the documents is there: n = {} is taken, so the offset's n was set back by hand; set it to the largest one, db.{}.find().sort({{n: -1}}).limit(1), with \
+                    "{}: {doing}: a duplicate key, but none of the documents is there: n = {} is taken, so the offset's n was \
+                     set back by hand; set it to the largest one, db.{}.find().sort({{n: -1}}).limit(1), with \
                      db.{}.updateOne({{_id: '{}'}}, {{$set: {{n: NumberLong(LARGEST)}}}})",
                     self.store.changes.name(),
                     self.committed.n + 1,

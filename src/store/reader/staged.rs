@@ -5,7 +5,7 @@ use bson::{DateTime, Document, RawDocumentBuf, doc};
 use super::Reader;
 use crate::error::Result;
 use crate::store::settle;
-use crate::store::staging::{read_batch, staging_id};
+use crate::store::staging::{events, read_batch, staging_id};
 
 /// A staged batch without its events.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +29,7 @@ pub struct StagedBatch {
 /// A staged batch as it stands there.
 #[derive(Debug)]
 pub struct StagedDocument {
-    /// All of it.
+    /// All of it, its events unpacked.
     pub document: Document,
     /// Why it is not to be trusted, where it is not.
     pub problem: Option<String>,
@@ -81,9 +81,15 @@ impl Reader {
         let id = staging_id(&self.source_id, batch);
         let staging = self.staging.clone_with_type::<RawDocumentBuf>();
         let found = settle("read a staged batch", staging.find_one(doc! { "_id": id })).await?;
-        Ok(found.map(|found| StagedDocument {
-            problem: read_batch(&found).err(),
-            document: Document::try_from(&*found).unwrap_or_default(),
+        Ok(found.map(|found| {
+            let mut document = Document::try_from(&*found).unwrap_or_default();
+            if let Ok(events) = events::read(&found) {
+                document.insert("events", events.for_people());
+            }
+            StagedDocument {
+                problem: read_batch(&found).err(),
+                document,
+            }
         }))
     }
 

@@ -219,8 +219,20 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
     (0..length).map(|_| random.u8(..)).collect()
 }
 
-fn text(length: usize) -> String {
-    "x".repeat(length)
+/// Text that packing makes little smaller.
+fn text(length: usize, seed: u64) -> String {
+    let mut random = fastrand::Rng::with_seed(seed);
+    (0..length).map(|_| random.char(' '..='~')).collect()
+}
+
+/// About 740 KB on disk.
+fn large_batch(number: i64) -> Batch {
+    let version = schema("orders-1");
+    let event = |row| {
+        let text = text(9000, 1000 * number as u64 + row);
+        event(number, row, &text, Some(&version), Vec::new())
+    };
+    batch_of(number, (0..100).map(event).collect())
 }
 
 /// Flips one byte of the first place where `needle` stands in the file.
@@ -297,7 +309,7 @@ async fn a_crash_leaves_what_was_appended_and_nothing_of_what_was_not() {
     };
     for number in 1..=5 {
         spool
-            .append(&batch(number, 50, &text(500)), 1)
+            .append(&batch(number, 50, &text(500, 1)), 1)
             .await
             .unwrap();
     }
@@ -309,7 +321,7 @@ async fn a_crash_leaves_what_was_appended_and_nothing_of_what_was_not() {
         for number in 1..=last {
             assert_equal(
                 &spool.read(number).await.unwrap(),
-                &batch(number, 50, &text(500)),
+                &batch(number, 50, &text(500, 1)),
             );
         }
         spool.append(&batch(last + 1, 1, "a"), 1).await.unwrap();
@@ -387,7 +399,7 @@ async fn a_full_spool_says_so_takes_nothing_half_and_has_room_again_after_draini
     let spool = Spool::open(&directory.settings(limit), SOURCE)
         .await
         .unwrap();
-    let make = |number| batch(number, 100, &text(9000));
+    let make = |number| large_batch(number);
     let mut number = 1;
     let error = loop {
         match spool.append(&make(number), 1).await {
@@ -437,10 +449,7 @@ async fn a_lower_limit_than_what_is_spooled_only_stops_what_comes() {
     let directory = Directory::new();
     let spool = directory.open().await;
     for number in 1..=40 {
-        spool
-            .append(&batch(number, 100, &text(9000)), 1)
-            .await
-            .unwrap();
+        spool.append(&large_batch(number), 1).await.unwrap();
     }
     drop(spool);
     let spool = Spool::open(&directory.settings(16 * MIB), SOURCE)
@@ -589,7 +598,7 @@ async fn someone_who_reads_beside_the_daemon_stops_nothing() {
     let spool = Spool::open(&directory.settings(limit), SOURCE)
         .await
         .unwrap();
-    spool.append(&batch(1, 100, &text(9000)), 1).await.unwrap();
+    spool.append(&large_batch(1), 1).await.unwrap();
     let mut shell = Connection::open(spool.path()).unwrap();
     let reading = shell.transaction().unwrap();
     let count: i64 = reading
@@ -597,10 +606,7 @@ async fn someone_who_reads_beside_the_daemon_stops_nothing() {
         .unwrap();
     assert_eq!(count, 1);
     for number in 2..=4 {
-        spool
-            .append(&batch(number, 100, &text(9000)), 1)
-            .await
-            .unwrap();
+        spool.append(&large_batch(number), 1).await.unwrap();
     }
     drop(reading);
     spool.remove_through(4).await.unwrap();
@@ -638,7 +644,8 @@ async fn random_use_and_restarts_agree_with_a_model() {
                             })
                             .collect();
                         let schema = random.bool().then_some(&version);
-                        event(next, row, &text(random.usize(..60_000)), schema, values)
+                        let text = text(random.usize(..60_000), random.u64(..));
+                        event(next, row, &text, schema, values)
                     })
                     .collect();
                 let batch = batch_of(next, events);

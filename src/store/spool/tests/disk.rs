@@ -77,7 +77,7 @@ async fn a_full_disk_loses_nothing_and_the_spool_goes_on_when_there_is_room() {
         return;
     };
     let spool = disk.open().await.unwrap();
-    let make = |number| batch(number, 100, &text(9000));
+    let make = |number| large_batch(number);
     let mut number = 1;
     let error = loop {
         match spool.append(&make(number), 1).await {
@@ -121,7 +121,7 @@ async fn a_full_disk_can_still_be_drained() {
         return;
     };
     let spool = disk.open().await.unwrap();
-    let make = |number| batch(number, 100, &text(9000));
+    let make = |number| large_batch(number);
     let mut last = 0;
     while spool.append(&make(last + 1), 1).await.is_ok() {
         last += 1;
