@@ -206,6 +206,84 @@ async fn pending_batches_are_committed_once_and_archived_ones_stay() {
     }
 }
 
+/// A batch of 16 KiB and more is one binary in mongosh; `sdl staging show` shows what is in it, and a start commits that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_packed_batch_is_shown_as_it_is_and_committed_and_a_damaged_one_is_read_again() {
+    let (mysqld, mongod) = tokio::join!(Mysqld::start(), Mongod::shared());
+    mysqld
+        .exec("CREATE DATABASE shop; CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(20))")
+        .await;
+    let settings = Settings::new(&mysqld, mongod).set("INCLUDE_REGEX", "^shop[.]t$");
+    let database = mongod.database(settings.database()).await;
+    let staging: Collection<Document> = database.collection(mongo::STAGING);
+    let daemon = Daemon::start(&settings);
+    daemon.wait_for_log(STREAMING, SOON).await;
+    caught_up(&mysqld, mongod, settings.database()).await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait_exit(SOON).await.0, 0);
+    let before = mongod.changes(settings.database()).await.len();
+    let insert_many = "INSERT INTO shop.t (v) WITH RECURSIVE c AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM c WHERE n < 300) \
+                       SELECT CONCAT('row ', n) FROM c";
+
+    for is_damaged in [false, true] {
+        mysqld.exec(insert_many).await;
+        killed(&settings).await;
+        let pending = staging
+            .find_one(doc! {})
+            .await
+            .unwrap()
+            .expect("a pending batch");
+        let count = pending.get_i64("count").unwrap();
+        let packed = pending.get_document("events").expect("packed events");
+        let names: Vec<&String> = packed.keys().collect();
+        assert_eq!(names, ["$zstd", "bytes"]);
+        let frame = packed.get_binary_generic("$zstd").unwrap();
+        let bytes = usize::try_from(packed.get_i64("bytes").unwrap()).unwrap();
+        assert!(frame.len() * 4 < bytes, "{} of {bytes}", frame.len());
+
+        let number = pending.get_i64("batch").unwrap().to_string();
+        let shown = sdl(&settings, &["staging", "show", "--json", &number]).await;
+        let shown = parsed(&shown.ok());
+        let events = shown.get_array("events").unwrap().clone();
+        assert_eq!(events.len(), usize::try_from(count).unwrap());
+        if is_damaged {
+            let mut bytes = frame.clone();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x55;
+            let damaged = Bson::Binary(mongodb::bson::Binary {
+                subtype: mongodb::bson::spec::BinarySubtype::Generic,
+                bytes,
+            });
+            let update = doc! { "$set": { "events": { "$zstd": damaged, "bytes": packed.get_i64("bytes").unwrap() } } };
+            staging.update_one(doc! {}, update).await.unwrap();
+        }
+
+        let daemon = Daemon::start(&settings);
+        daemon
+            .wait_for_log("Recovering 1 pending batches", SOON)
+            .await;
+        if is_damaged {
+            let told = daemon.wait_for_log("archived a staged batch", SOON).await;
+            assert!(told.contains("not intact"), "{told}");
+        }
+        caught_up(&mysqld, mongod, settings.database()).await;
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.wait_exit(SOON).await.0, 0);
+        let changes = mongod.changes(settings.database()).await;
+        let round = 1 + usize::from(is_damaged);
+        assert_eq!(changes.len(), before + 300 * round);
+        // The batch may have begun with what leaves no row; its documents are the first ones of this round.
+        let recorded: Vec<Bson> = changes[before + 300 * (round - 1)..][..events.len()]
+            .iter()
+            .map(|change| relaxed(change.clone().into()))
+            .collect();
+        assert_eq!(relaxed(events.into()), Bson::Array(recorded));
+        // Its place is taken by what was read again.
+        assert_eq!(staging.count_documents(doc! {}).await.unwrap(), 0);
+    }
+    fold::assert_exact(&mysqld, mongod, settings.database(), &["shop.t"]).await;
+}
+
 /// With LEASE=on the lease says whether a daemon runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_held_lease_is_left_alone_and_a_dead_one_taken_and_given_back() {
