@@ -79,6 +79,8 @@ pub struct Arguments {
     pub parts: Vec<Part>,
     /// Of the daemon: `NAME=value`.
     pub settings: Vec<(String, String)>,
+    /// Of MongoDB, in GiB; none: that of the tests.
+    pub cache: Option<f64>,
 }
 
 impl Arguments {
@@ -90,7 +92,7 @@ impl Arguments {
             plan = QUICK;
         }
         let (mut chosen, mut added) = (Vec::new(), Vec::new());
-        let mut settings = Vec::new();
+        let (mut settings, mut cache) = (Vec::new(), None);
         for word in words {
             if word == "--bench" || word == "--quick" {
             } else if word == "--growth" {
@@ -102,6 +104,9 @@ impl Arguments {
                 let minutes: u64 = minutes.ok_or_else(|| refused(word))?;
                 plan.soak = Some(seconds(60 * minutes));
                 added.push(Part::Soak);
+            } else if let Some(size) = word.strip_prefix("--cache=") {
+                let size: f64 = size.parse().map_err(|_| refused(word))?;
+                cache = Some(size);
             } else if let Some(part) = Part::named(word) {
                 chosen.push(part);
             } else if let Some((name, value)) = word.split_once('=')
@@ -128,6 +133,7 @@ impl Arguments {
             plan,
             parts: chosen,
             settings,
+            cache,
         })
     }
 }
@@ -135,7 +141,7 @@ impl Arguments {
 fn refused(word: &str) -> String {
     let parts: Vec<&str> = Part::ALL.into_iter().map(Part::name).collect();
     format!(
-        "{word}: expected --quick, --growth, --soak=MINUTESm, a setting NAME=value, or a part: {}",
+        "{word}: expected --quick, --growth, --soak=MINUTESm, --cache=GIB, a setting NAME=value, or a part: {}",
         parts.join(", ")
     )
 }

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 use arguments::{Arguments, Plan};
 use backlog::{CatchUp, changed};
 use ceiling::Shape;
-use common::{Mongod, Mysqld, Settings};
+use common::{Mongod, Mysqld, Settings, mongo};
 use decode::{Binlogs, Rows};
 use goals::{Name, Part};
 use growth::Grown;
@@ -113,7 +113,12 @@ impl Bench {
             plan,
             parts,
             settings,
+            cache,
         } = arguments;
+        let mongod = match cache {
+            Some(size) => Mongod::start_with(&[mongo::CACHE, &size.to_string()]).await,
+            None => Mongod::start().await,
+        };
         let started = Instant::now();
         let mut bench = Self {
             started,
@@ -121,7 +126,7 @@ impl Bench {
             parts,
             settings,
             report: Report::default(),
-            mongod: Mongod::start().await,
+            mongod,
         };
         bench.report.note(report::machine());
         bench.report.note(report::versions(&bench.mongod).await);

@@ -168,11 +168,20 @@ pub fn machine() -> String {
 /// What was measured.
 pub async fn versions(mongod: &Mongod) -> String {
     let build = mongod.admin(doc! { "buildInfo": 1 }).await;
+    let status = mongod.admin(doc! { "serverStatus": 1 }).await;
+    let cache = status
+        .get_document("wiredTiger")
+        .and_then(|engine| engine.get_document("cache"));
+    let cache = cache
+        .ok()
+        .and_then(|cache| cache.get("maximum bytes configured"));
+    let bytes = cache.and_then(|bytes| bytes.as_i64().or(bytes.as_i32().map(i64::from)));
     format!(
-        "sdl {}, MySQL {}, MongoDB {} (one member), crates mongodb {} and mysql_async {}",
+        "sdl {}, MySQL {}, MongoDB {} (one member, a cache of {:.1} GiB), crates mongodb {} and mysql_async {}",
         env!("CARGO_PKG_VERSION"),
         mysql_version(),
         build.get_str("version").unwrap_or("?"),
+        bytes.map_or(f64::NAN, |bytes| bytes as f64 / f64::from(1 << 30)),
         locked("mongodb"),
         locked("mysql_async"),
     )

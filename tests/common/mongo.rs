@@ -20,6 +20,10 @@ pub const VALUES: &str = "row_changes_values";
 pub const STAGING: &str = "row_changes_staging";
 pub const OFFSETS: &str = "binlog_offsets";
 
+/// The option for the size of a server's cache, in GiB. Without it a server has 0.5: there are several beside each other on a small
+/// machine.
+pub const CACHE: &str = "--wiredTigerCacheSizeGB";
+
 /// Where a daemon can write: one server, or a replica set of several.
 pub trait Deployment: Sync {
     /// As `MONGO_URI` takes it.
@@ -214,14 +218,12 @@ impl Mongod {
                 "127.0.0.1",
                 "--nounixsocket",
             ])
-            // One cache for tests on a small machine; the diagnostics would write 1 % of a core for nobody.
-            .args([
-                "--wiredTigerCacheSizeGB",
-                "0.5",
-                "--setParameter",
-                "diagnosticDataCollectionEnabled=false",
-            ])
+            // The diagnostics would write 1 % of a core for nobody.
+            .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
             .args(&self.options);
+        if !self.options.iter().any(|option| option == CACHE) {
+            command.args([CACHE, "0.5"]);
+        }
         let process = Process::start("mongod", command, &self.log_path());
         let client = self.direct().await;
         let started = Instant::now();

@@ -162,6 +162,8 @@ async fn a_gap_is_closed_from_copies_of_binlogs() {
         }
     }
     let daemon = Daemon::start(&settings);
+    // All is recorded already, so that it could be told to stop before it listens.
+    daemon.wait_for_log("Connected to MySQL", SOON).await;
     caught_up(&mysqld, mongod, settings.database()).await;
     stop(&daemon).await;
     fold::assert_exact(&mysqld, mongod, settings.database(), &["shop.t"]).await;
