@@ -329,4 +329,36 @@ impl Batcher {
 }
 
 #[cfg(test)]
+impl Batch {
+    /// One of so many changes, numbered from 1 on, for the tests of those who pass batches on.
+    pub(crate) fn of_gaps(number: i64, rows: usize) -> Self {
+        let change = |row| {
+            let name = format!("batch {number}, row {row}");
+            let at = DateTime::from_millis(0);
+            let context =
+                crate::event::TransactionContext::new("source".into(), name.into(), at, 0);
+            ChangeEvent::gap(&context, ("file", 4), bson::Document::new()).unwrap()
+        };
+        let position = BinlogPosition::at("".parse().unwrap());
+        let mut batch = Self {
+            events: (0..rows).map(change).collect(),
+            first_n: 0,
+            previous: position.clone(),
+            next: Offset {
+                position,
+                server_uuid: String::new(),
+                flavor: crate::position::Flavor::Mysql,
+                batch: number,
+                n: 0,
+                epoch: 1,
+                last: None,
+            },
+            bytes: 0,
+        };
+        batch.number_events(1);
+        batch
+    }
+}
+
+#[cfg(test)]
 mod tests;

@@ -19,13 +19,15 @@ async fn insert(mysqld: &Mysqld, count: usize) {
     }
 }
 
-/// A daemon that has staged and not committed, and is killed.
-async fn killed(settings: &Settings) {
+/// A daemon that has staged and not committed, and is killed; gives what it has staged.
+async fn killed(settings: &Settings, staging: &Collection<Document>) -> Document {
     let settings = settings
         .clone()
         .set("FAILPOINTS", "before-transaction=return");
     let daemon = Daemon::start(&settings);
     assert_eq!(daemon.wait_exit(SOON).await.0, 134);
+    let pending = staging.find_one(doc! {}).await.unwrap();
+    pending.expect("a pending batch")
 }
 
 /// A batch as another number, that does not follow the offset.
@@ -68,14 +70,9 @@ async fn pending_batches_are_committed_once_and_archived_ones_stay() {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait_exit(SOON).await.0, 0);
     insert(&mysqld, 3).await;
-    killed(&settings).await;
+    let pending = killed(&settings, &staging).await;
 
     // What waits.
-    let pending = staging
-        .find_one(doc! {})
-        .await
-        .unwrap()
-        .expect("a pending batch");
     let number = pending.get_i64("batch").unwrap();
     let foreign = copy(&staging, &pending, number + 5).await;
     let listed = staging_command(&["list", "--json"]).await.ok();
@@ -227,12 +224,7 @@ async fn a_packed_batch_is_shown_as_it_is_and_committed_and_a_damaged_one_is_rea
 
     for is_damaged in [false, true] {
         mysqld.exec(insert_many).await;
-        killed(&settings).await;
-        let pending = staging
-            .find_one(doc! {})
-            .await
-            .unwrap()
-            .expect("a pending batch");
+        let pending = killed(&settings, &staging).await;
         let count = pending.get_i64("count").unwrap();
         let packed = pending.get_document("events").expect("packed events");
         let names: Vec<&String> = packed.keys().collect();
@@ -250,11 +242,10 @@ async fn a_packed_batch_is_shown_as_it_is_and_committed_and_a_damaged_one_is_rea
             let mut bytes = frame.clone();
             let middle = bytes.len() / 2;
             bytes[middle] ^= 0x55;
-            let damaged = Bson::Binary(mongodb::bson::Binary {
-                subtype: mongodb::bson::spec::BinarySubtype::Generic,
-                bytes,
-            });
-            let update = doc! { "$set": { "events": { "$zstd": damaged, "bytes": packed.get_i64("bytes").unwrap() } } };
+            let subtype = mongodb::bson::spec::BinarySubtype::Generic;
+            let mut damaged = packed.clone();
+            damaged.insert("$zstd", mongodb::bson::Binary { subtype, bytes });
+            let update = doc! { "$set": { "events": damaged } };
             staging.update_one(doc! {}, update).await.unwrap();
         }
 
@@ -297,12 +288,7 @@ async fn a_held_lease_is_left_alone_and_a_dead_one_taken_and_given_back() {
         .set("LEASE_TTL", "2s");
     let database = mongod.database(settings.database()).await;
     let staging: Collection<Document> = database.collection(mongo::STAGING);
-    killed(&settings).await;
-    let pending = staging
-        .find_one(doc! {})
-        .await
-        .unwrap()
-        .expect("a pending batch");
+    let pending = killed(&settings, &staging).await;
     let retried = sdl(&settings, &["staging", "retry", "--json"]).await.ok();
     assert!(retried.contains("\"became\":\"committed\""), "{retried}");
     let offset = mongo::offset(&database).await.unwrap();

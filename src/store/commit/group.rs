@@ -141,45 +141,20 @@ pub(super) fn is_opaque(document: &RawDocumentBuf) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use bson::{DateTime, Document};
+    use bson::Document;
 
     use super::*;
-    use crate::event::TransactionContext;
-    use crate::offset::Offset;
-    use crate::position::{BinlogPosition, Flavor};
 
     /// Batches 5, 6, … of so many changes each, numbered from 1 on.
     fn group(sizes: &[usize]) -> Group {
         let mut n = 0;
         let batches = sizes.iter().zip(5..).map(|(size, number)| {
-            let position = BinlogPosition::at("".parse().unwrap());
-            let mut batch = Batch {
-                events: (0..*size).map(|row| change(number, row as u64)).collect(),
-                first_n: 0,
-                previous: position.clone(),
-                next: Offset {
-                    position,
-                    server_uuid: String::new(),
-                    flavor: Flavor::Mysql,
-                    batch: number,
-                    n: 0,
-                    epoch: 1,
-                    last: None,
-                },
-                bytes: 0,
-            };
+            let mut batch = Batch::of_gaps(number, *size);
             batch.number_events(n + 1);
             n = batch.next.n;
             Arc::new(batch)
         });
         Group::new(batches.collect())
-    }
-
-    fn change(batch: i64, row: u64) -> ChangeEvent {
-        let name = format!("batch {batch}, row {row}");
-        let context =
-            TransactionContext::new("source".into(), name.into(), DateTime::from_millis(0), 0);
-        ChangeEvent::gap(&context, ("file", 4), Document::new()).unwrap()
     }
 
     fn numbers(group: &Group) -> Vec<i64> {

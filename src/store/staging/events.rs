@@ -128,39 +128,9 @@ impl Events<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::Range;
-
-    use bson::{Binary, DateTime, doc};
+    use bson::{Binary, doc};
 
     use super::*;
-    use crate::event::{ChangeEvent, TransactionContext};
-    use crate::offset::Offset;
-    use crate::position::{BinlogPosition, Flavor};
-
-    fn batch(rows: Range<u64>) -> Batch {
-        let position = BinlogPosition::at("".parse().unwrap());
-        let context =
-            TransactionContext::new("source".into(), "group".into(), DateTime::from_millis(0), 0);
-        let change = |row: u64| {
-            let meta = doc! { "row": row as i64, "note": format!("row {row} of many") };
-            ChangeEvent::gap(&context, ("file", row), meta).unwrap()
-        };
-        Batch {
-            events: rows.map(change).collect(),
-            first_n: 1,
-            previous: position.clone(),
-            next: Offset {
-                position,
-                server_uuid: String::new(),
-                flavor: Flavor::Mysql,
-                batch: 1,
-                n: 0,
-                epoch: 1,
-                last: None,
-            },
-            bytes: 0,
-        }
-    }
 
     /// A staging document with nothing but events.
     fn staged(batch: &Batch) -> RawDocumentBuf {
@@ -188,7 +158,7 @@ mod tests {
             (200, true),
             (9_000, true),
         ] {
-            let batch = batch(0..rows);
+            let batch = Batch::of_gaps(1, rows);
             let staged = staged(&batch);
             assert_eq!(staged.get_document("events").is_ok(), is_packed, "{rows}");
             let events = read(&staged).unwrap();
@@ -211,7 +181,7 @@ mod tests {
 
     #[test]
     fn packed_documents_of_one_table_take_less_than_a_fourth() {
-        let batch = batch(0..1000);
+        let batch = Batch::of_gaps(1, 1000);
         let plain: usize = batch
             .events
             .iter()
@@ -223,7 +193,7 @@ mod tests {
 
     #[test]
     fn damage_is_told_and_a_damaged_size_takes_no_memory() {
-        let good = Document::try_from(&*staged(&batch(0..200))).unwrap();
+        let good = Document::try_from(&*staged(&Batch::of_gaps(1, 200))).unwrap();
         let good = good.get_document("events").unwrap();
         let size = good.get_i64("bytes").unwrap();
         let frame = good.get_binary_generic("$zstd").unwrap().clone();
