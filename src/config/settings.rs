@@ -315,7 +315,7 @@ pub const SETTINGS: &[Setting] = &[
         "SPOOL_MAX_BYTES",
         Text("10GiB"),
         "100GiB",
-        "Most bytes of the spool on disk, 16MiB to 1048576GiB; when it is full, reading pauses. An event takes about 700 bytes.",
+        "Most bytes of the spool on disk, 16MiB to 1048576GiB; when it is full, reading pauses. An event takes about 700 bytes, a tenth of that when many come at once.",
     ),
     setting(
         FAILURES,
