@@ -16,7 +16,7 @@ use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc};
 use mongodb::options::{
     Acknowledgment, CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
 };
-use mongodb::{ClientSession, Collection};
+use mongodb::{Client, ClientSession, Collection};
 use sdl::bson_writer::{self as write, element};
 use tokio::sync::mpsc;
 
@@ -75,7 +75,7 @@ pub async fn read_documents(mongod: &Mongod, database: &str) -> Vec<RawDocumentB
     documents
 }
 
-/// Documents a second, until the first `count` are written or [`LIMIT`] is over.
+/// Documents a second into a new database, until the first `count` are written or [`LIMIT`] is over.
 pub async fn measure(
     mongod: &Mongod,
     model: &str,
@@ -83,7 +83,25 @@ pub async fn measure(
     documents: &Arc<Vec<RawDocumentBuf>>,
     count: usize,
 ) -> f64 {
-    let target = Target::create(mongod, model, documents).await;
+    let client = mongod.client().await;
+    let database = format!("ceiling_{}_{}", std::process::id(), unique());
+    create(&client, model, &database).await;
+    let rate = measure_in(&client, &database, shape, documents, count).await;
+    let database = client.database(&database);
+    database.drop().await.expect("a database can be dropped");
+    client.shutdown().immediate(true).await;
+    rate
+}
+
+/// The same into a database that [`create`] made and that may hold something. Of the bare program itself nothing stays but the documents.
+pub async fn measure_in(
+    client: &Client,
+    database: &str,
+    shape: Shape,
+    documents: &Arc<Vec<RawDocumentBuf>>,
+    count: usize,
+) -> f64 {
+    let target = Target::new(client, database, documents).await;
     let count = documents.len().min(count);
     let batches = (0..count)
         .step_by(shape.batch())
@@ -96,27 +114,49 @@ pub async fn measure(
         Shape::Overlapped => target.overlapped(batches, deadline).await,
     };
     let rate = written as f64 / started.elapsed().as_secs_f64();
-    target.drop().await;
+    let offset = target.offsets.delete_one(doc! { "_id": "bench" }).await;
+    offset.expect("the offset goes");
     rate
 }
 
-/// A database of its own for one ceiling.
+/// Collections and indexes as they are in the database `model`, which the daemon made.
+pub async fn create(client: &Client, model: &str, database: &str) {
+    let (model, database) = (client.database(model), client.database(database));
+    for name in [mongo::CHANGES, mongo::STAGING, mongo::OFFSETS] {
+        database
+            .create_collection(name)
+            .await
+            .expect("a new collection");
+        let indexes = model
+            .collection::<Document>(name)
+            .list_indexes()
+            .await
+            .expect("the daemon's indexes");
+        let mut indexes: Vec<_> = indexes.try_collect().await.expect("the daemon's indexes");
+        indexes.retain(|index| index.keys != doc! { "_id": 1 });
+        if !indexes.is_empty() {
+            database
+                .collection::<Document>(name)
+                .create_indexes(indexes)
+                .await
+                .expect("the same indexes");
+        }
+    }
+}
+
+/// Where one ceiling writes.
 #[derive(Clone)]
 struct Target {
     documents: Arc<Vec<RawDocumentBuf>>,
-    client: mongodb::Client,
-    database: mongodb::Database,
+    client: Client,
     changes: Collection<RawDocumentBuf>,
     staging: Collection<RawDocumentBuf>,
     offsets: Collection<Document>,
 }
 
 impl Target {
-    /// Collections and indexes as they are in the database `model`, which the daemon made.
-    async fn create(mongod: &Mongod, model: &str, documents: &Arc<Vec<RawDocumentBuf>>) -> Self {
-        let client = mongod.client().await;
-        let model = client.database(model);
-        let database = client.database(&format!("ceiling_{}_{}", std::process::id(), unique()));
+    async fn new(client: &Client, database: &str, documents: &Arc<Vec<RawDocumentBuf>>) -> Self {
+        let database = client.database(database);
         let write_concern = WriteConcern::builder()
             .w(Acknowledgment::Majority)
             .journal(true)
@@ -126,33 +166,12 @@ impl Target {
             .read_concern(ReadConcern::local())
             .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
             .build();
-        for name in [mongo::CHANGES, mongo::STAGING, mongo::OFFSETS] {
-            database
-                .create_collection(name)
-                .await
-                .expect("a new collection");
-            let indexes = model
-                .collection::<Document>(name)
-                .list_indexes()
-                .await
-                .expect("the daemon's indexes");
-            let mut indexes: Vec<_> = indexes.try_collect().await.expect("the daemon's indexes");
-            indexes.retain(|index| index.keys != doc! { "_id": 1 });
-            if !indexes.is_empty() {
-                database
-                    .collection::<Document>(name)
-                    .create_indexes(indexes)
-                    .await
-                    .expect("the same indexes");
-            }
-        }
         let target = Self {
             documents: Arc::clone(documents),
             changes: database.collection_with_options(mongo::CHANGES, options.clone()),
             staging: database.collection_with_options(mongo::STAGING, options.clone()),
             offsets: database.collection_with_options(mongo::OFFSETS, options),
-            client,
-            database,
+            client: client.clone(),
         };
         target
             .offsets
@@ -265,14 +284,6 @@ impl Target {
             .await
             .expect("the staging document goes");
         session.commit_transaction().await.expect("a commit");
-    }
-
-    async fn drop(self) {
-        self.database
-            .drop()
-            .await
-            .expect("a database can be dropped");
-        self.client.shutdown().immediate(true).await;
     }
 }
 

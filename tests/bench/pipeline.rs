@@ -2,12 +2,12 @@
 //!
 //!     cargo bench --bench pipeline                      1,000,000 events, 5 rounds, about a quarter of an hour
 //!     cargo bench --bench pipeline -- --quick           what makes sense in three minutes; tests/run.sh runs it
-//!     cargo bench --bench pipeline -- --growth          and catching up beside 10,000,000 documents, about 10 minutes more
+//!     cargo bench --bench pipeline -- --growth          and catching up beside 10,000,000 documents, half an hour more
 //!     cargo bench --bench pipeline -- --soak=60m        and an hour of load
 //!     cargo bench --bench pipeline -- catch-up decode   these parts only; their names are in `goals`
 //!     cargo bench --bench pipeline -- BATCH_SIZE=5000   with these settings of the daemon; the ceilings stay at theirs
 //!
-//! Ratios are what counts: everything of a round is measured within two minutes on the same servers, so what else the machine
+//! Ratios are what counts: everything of a round is measured within minutes on the same servers, so what else the machine
 //! does hits both sides. A figure is the median over the rounds, with the smallest and the largest behind it. Only a quick run fails
 //! of what it measured, and only of a collapse (see [`goals`]); what fails every run is a wrong result.
 //!
@@ -42,7 +42,7 @@ use ceiling::Shape;
 use common::{Mongod, Mysqld, Settings, mongo};
 use decode::{Binlogs, Rows};
 use goals::{Name, Part};
-use growth::Grown;
+use growth::Growth;
 use mongodb::bson::RawDocumentBuf;
 use report::Report;
 use samples::Samples;
@@ -258,7 +258,7 @@ impl Bench {
         let events = self.plan.events;
         let mysqld = Arc::new(Mysqld::start_with(MYSQL_OPTIONS).await);
         workload::create_tables(&mysqld).await;
-        workload::write_backlog(&mysqld, events).await;
+        workload::write_backlog(&mysqld, events, 0).await;
         self.tell(&format!("wrote a backlog of {events} events"));
 
         let rounds_wanted = match self.has(Part::CatchUp) || self.has(Part::SmallBatches) {
@@ -374,34 +374,44 @@ impl Bench {
         }
     }
 
-    async fn growth(&mut self, mysqld: &Mysqld, model: &str, documents: &Arc<Vec<RawDocumentBuf>>) {
-        let started = self.started;
-        let mut grown = Grown::fill(&self.mongod, model, documents, self.plan.grown, |count| {
-            eprintln!(
-                "[{:6.1} s] growth: {count} documents there",
-                started.elapsed().as_secs_f64()
-            );
-        })
-        .await;
+    async fn growth(
+        &mut self,
+        mysqld: &Arc<Mysqld>,
+        model: &str,
+        documents: &Arc<Vec<RawDocumentBuf>>,
+    ) {
+        let tell = |what: &str| self.tell(&format!("growth: {what}"));
+        let growth = Growth {
+            mysqld,
+            mongod: &self.mongod,
+            model,
+            documents,
+            settings: &self.settings,
+            events: self.plan.events,
+            tell: &tell,
+        };
+        let mut grown = growth.fill(self.plan.grown).await;
         let mut rounds = Vec::new();
-        for _ in 0..self.plan.rounds {
-            let round = grown
-                .round(mysqld, &self.mongod, &self.settings, self.plan.events)
-                .await;
-            let (empty, full) = round;
-            self.tell(&format!(
-                "growth: empty {empty:.0} events/s, full {full:.0} events/s"
-            ));
-            rounds.push(round);
+        for round in 0..self.plan.rounds {
+            rounds.push(grown.round(!round.is_multiple_of(2)).await);
         }
-        let empty = Samples::of(&rounds, |(empty, _)| *empty);
-        let full = Samples::of(&rounds, |(_, full)| *full);
-        self.report
-            .compared(Name::Growth, "events/s", &full, &empty);
-        if self.plan.is_quick {
-            self.report.reserve("not measured: fewer documents");
+        grown.forget().await;
+        let empty = Samples::of(&rounds, |round| round.empty.events_per_second());
+        let later = Samples::of(&rounds, |round| round.later_rows.events_per_second());
+        let same = Samples::of(&rounds, |round| round.same_rows.events_per_second());
+        let bare_empty = Samples::of(&rounds, |round| round.bare_empty);
+        let bare_same = Samples::of(&rounds, |round| round.bare_same_rows);
+        for (name, full) in [(Name::Growth, &later), (Name::GrowthOfSameRows, &same)] {
+            self.report.compared(name, "events/s", full, &empty);
+            if self.plan.is_quick {
+                self.report.reserve("not measured: fewer documents");
+            }
         }
-        grown.forget(&self.mongod).await;
+        self.report.note(format!(
+            "growth: rows changed before, the bare program that stages beside its commits: {} events/s, {} of empty",
+            bare_same.text(),
+            bare_same.ratio(&bare_empty).text()
+        ));
     }
 
     async fn transaction(&mut self) {

@@ -129,14 +129,22 @@ pub fn steady(mysqld: &Arc<Mysqld>, rate: u32, stop: &Arc<AtomicBool>) -> Vec<Jo
         .collect()
 }
 
-/// Writes `events` row events, rounded down to whole turns.
-pub async fn write_backlog(mysqld: &Arc<Mysqld>, events: u64) {
+/// Writes a backlog in place of the one before, as if the server was new; the keys of each client begin so far behind its first one.
+pub async fn rewrite_backlog(mysqld: &Arc<Mysqld>, events: u64, behind: u64) {
+    Client::connect(mysqld, 1).await.forget().await;
+    mysqld.exec("RESET BINARY LOGS AND GTIDS").await;
+    write_backlog(mysqld, events, behind).await;
+}
+
+/// Writes `events` row events, rounded down to whole turns; the keys of each client begin so far behind its first one.
+pub async fn write_backlog(mysqld: &Arc<Mysqld>, events: u64, behind: u64) {
     let turns = Arc::new(AtomicU64::new(events / EVENTS_A_TURN));
     let clients: Vec<_> = (1..=CLIENTS)
         .map(|number| {
             let (mysqld, turns) = (Arc::clone(mysqld), Arc::clone(&turns));
             tokio::spawn(async move {
                 let mut client = Client::connect(&mysqld, number).await;
+                client.next_id += behind;
                 let take = |left: u64| left.checked_sub(1);
                 while turns
                     .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
