@@ -9,7 +9,7 @@ use mongodb::Database;
 use mongodb::bson::Document;
 
 use crate::common::{Daemon, Mongod, Mysqld, POLL, Settings, Signal, caught_up_within, mongo};
-use crate::usage::{Processor, Servers};
+use crate::usage::{Processor, Servers, rest};
 
 /// Only a hang reaches this.
 const HANG: Duration = Duration::from_secs(240);
@@ -105,7 +105,7 @@ async fn recorded(database: &Database) -> u64 {
     u64::try_from(n).expect("n counts from 1")
 }
 
-/// Runs a daemon from its start until `done`; what it added to the database is what its offset says.
+/// Runs a daemon from its start, at servers that rest, until `done`; what it added to the database is what its offset says.
 async fn run(
     mysqld: &Mysqld,
     mongod: &Mongod,
@@ -114,6 +114,7 @@ async fn run(
 ) -> CatchUp {
     let database = mongod.database(settings.database()).await;
     let there = documents(&database).await;
+    rest(mysqld, mongod).await;
     let servers = Servers::find(mysqld, mongod).await;
     let before = servers.used(None);
     let started = Instant::now();

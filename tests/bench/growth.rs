@@ -17,6 +17,7 @@ use mongodb::bson::{DateTime, Document, RawDocumentBuf, cstr, doc};
 use crate::backlog::{self, CatchUp, changed};
 use crate::ceiling::{self, Shape};
 use crate::common::{Mongod, Mysqld, Settings, mongo};
+use crate::usage::rest;
 use crate::workload;
 
 const WRITERS: usize = 2;
@@ -114,6 +115,7 @@ impl Growth<'_> {
     async fn bare_empty(&self) -> f64 {
         let (mongod, documents) = (self.mongod, self.documents);
         let shape = Shape::Overlapped;
+        rest(self.mysqld, mongod).await;
         let rate = ceiling::measure(mongod, self.model, shape, documents, documents.len()).await;
         (self.tell)(&format!("empty, the bare program: {rate:.0} events/s"));
         rate
@@ -209,6 +211,7 @@ impl Grown<'_> {
         let documents = Arc::new(documents.collect::<Vec<_>>());
         let (shape, count) = (Shape::Overlapped, documents.len());
         let client = self.of.mongod.client().await;
+        rest(self.of.mysqld, self.of.mongod).await;
         let rate = ceiling::measure_in(&client, &self.database, shape, &documents, count).await;
         client.shutdown().immediate(true).await;
         (self.of.tell)(&format!("same rows, the bare program: {rate:.0} events/s"));

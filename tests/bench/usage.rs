@@ -4,13 +4,22 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use mongodb::bson::{Bson, doc};
+use tokio::process::Command;
 
 use crate::common::{Mongod, Mysqld};
 
 /// What /proc counts in, on every Linux: USER_HZ.
 const TICKS_A_SECOND: f64 = 100.0;
+
+/// Servers that use less than this share of a core for as long as [`REST`] have nothing left to do; idle, both together use 2 %.
+const AT_REST: f64 = 0.05;
+const REST: Duration = Duration::from_secs(2);
+
+/// They are measured all the same when they are busy for so long.
+const NO_REST: Duration = Duration::from_secs(60);
 
 /// Seconds of processor time.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +74,27 @@ impl Servers {
             mongod: seconds(self.mongod),
             mysqld: seconds(self.mysqld),
         }
+    }
+}
+
+/// Waits until the servers are done with what they were made to do before: MySQL flushes pages and purges rows long after the last
+/// statement, MongoDB writes checkpoints and drops files, the kernel writes what both gave it. What is measured next would pay for it.
+pub async fn rest(mysqld: &Mysqld, mongod: &Mongod) {
+    let rested = async {
+        mongod.admin(doc! { "fsync": 1 }).await;
+        let synced = Command::new("sync").kill_on_drop(true).status().await;
+        assert!(synced.expect("sync can be run").success());
+        let servers = Servers::find(mysqld, mongod).await;
+        loop {
+            let before = servers.used(None);
+            tokio::time::sleep(REST).await;
+            if servers.used(None).minus(before).sum() < AT_REST * REST.as_secs_f64() {
+                break;
+            }
+        }
+    };
+    if tokio::time::timeout(NO_REST, rested).await.is_err() {
+        eprintln!("the servers were still busy after {NO_REST:?}; what follows pays for it");
     }
 }
 
