@@ -12,8 +12,7 @@ pub struct Plan {
     pub is_quick: bool,
     /// Row events of the backlog.
     pub events: u64,
-    /// Of them for the daemon and the ceiling with small batches, at least; all of them in a full run, or the ceiling of small batches
-    /// would be one of a server whose cache is not full yet.
+    /// Of them for the daemon and the ceiling with small batches, at least.
     pub small_events: u64,
     pub rounds: usize,
     /// No further round of catching up begins so long after the first one: on a busy machine there are fewer.
@@ -42,7 +41,7 @@ const fn seconds(seconds: u64) -> Duration {
 const FULL: Plan = Plan {
     is_quick: false,
     events: 1_000_000,
-    small_events: 1_000_000,
+    small_events: 150_000,
     rounds: 5,
     last_round_begins: seconds(1_200),
     latency: [(500, seconds(10)), (10, seconds(6))],
