@@ -9,7 +9,7 @@ use mongodb::Database;
 use mongodb::bson::Document;
 
 use crate::common::{Daemon, Mongod, Mysqld, POLL, Settings, Signal, caught_up_within, mongo};
-use crate::usage::{Processor, Servers, rest};
+use crate::usage::{Processor, Servers};
 
 /// Only a hang reaches this.
 const HANG: Duration = Duration::from_secs(240);
@@ -114,8 +114,7 @@ async fn run(
 ) -> CatchUp {
     let database = mongod.database(settings.database()).await;
     let there = documents(&database).await;
-    rest(mysqld, mongod).await;
-    let servers = Servers::find(mysqld, mongod).await;
+    let servers = Servers::at_rest(mysqld, mongod).await;
     let before = servers.used(None);
     let started = Instant::now();
     let daemon = Daemon::start(settings);

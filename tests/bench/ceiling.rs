@@ -21,7 +21,8 @@ use sdl::bson_writer::{self as write, element};
 use tokio::sync::mpsc;
 
 use crate::common::servers::unique;
-use crate::common::{Mongod, mongo};
+use crate::common::{Mongod, Mysqld, mongo};
+use crate::usage::Servers;
 
 /// Batches that may be staged while one commits: the daemon's default.
 const PIPELINE_DEPTH: usize = 4;
@@ -77,31 +78,33 @@ pub async fn read_documents(mongod: &Mongod, database: &str) -> Vec<RawDocumentB
 
 /// Documents a second into a new database, until the first `count` are written or [`LIMIT`] is over.
 pub async fn measure(
+    mysqld: &Mysqld,
     mongod: &Mongod,
     model: &str,
     shape: Shape,
     documents: &Arc<Vec<RawDocumentBuf>>,
     count: usize,
 ) -> f64 {
-    let client = mongod.client().await;
     let database = format!("ceiling_{}_{}", std::process::id(), unique());
-    create(&client, model, &database).await;
-    let rate = measure_in(&client, &database, shape, documents, count).await;
-    let database = client.database(&database);
+    create(mongod, model, &database).await;
+    let rate = measure_in(mysqld, mongod, &database, shape, documents, count).await;
+    let database = mongod.database(&database).await;
     database.drop().await.expect("a database can be dropped");
-    client.shutdown().immediate(true).await;
     rate
 }
 
-/// The same into a database that [`create`] made and that may hold something. Of the bare program itself nothing stays but the documents.
+/// The same into a database that [`create`] made and that may hold something, at servers that rest. Of the bare program itself nothing
+/// stays but the documents.
 pub async fn measure_in(
-    client: &Client,
+    mysqld: &Mysqld,
+    mongod: &Mongod,
     database: &str,
     shape: Shape,
     documents: &Arc<Vec<RawDocumentBuf>>,
     count: usize,
 ) -> f64 {
-    let target = Target::new(client, database, documents).await;
+    Servers::at_rest(mysqld, mongod).await;
+    let target = Target::new(mongod, database, documents).await;
     let count = documents.len().min(count);
     let batches = (0..count)
         .step_by(shape.batch())
@@ -116,11 +119,13 @@ pub async fn measure_in(
     let rate = written as f64 / started.elapsed().as_secs_f64();
     let offset = target.offsets.delete_one(doc! { "_id": "bench" }).await;
     offset.expect("the offset goes");
+    target.client.shutdown().immediate(true).await;
     rate
 }
 
 /// Collections and indexes as they are in the database `model`, which the daemon made.
-pub async fn create(client: &Client, model: &str, database: &str) {
+pub async fn create(mongod: &Mongod, model: &str, database: &str) {
+    let client = mongod.client().await;
     let (model, database) = (client.database(model), client.database(database));
     for name in [mongo::CHANGES, mongo::STAGING, mongo::OFFSETS] {
         database
@@ -155,7 +160,8 @@ struct Target {
 }
 
 impl Target {
-    async fn new(client: &Client, database: &str, documents: &Arc<Vec<RawDocumentBuf>>) -> Self {
+    async fn new(mongod: &Mongod, database: &str, documents: &Arc<Vec<RawDocumentBuf>>) -> Self {
+        let client = mongod.client().await;
         let database = client.database(database);
         let write_concern = WriteConcern::builder()
             .w(Acknowledgment::Majority)
@@ -171,7 +177,7 @@ impl Target {
             changes: database.collection_with_options(mongo::CHANGES, options.clone()),
             staging: database.collection_with_options(mongo::STAGING, options.clone()),
             offsets: database.collection_with_options(mongo::OFFSETS, options),
-            client: client.clone(),
+            client,
         };
         target
             .offsets

@@ -17,7 +17,6 @@ use mongodb::bson::{DateTime, Document, RawDocumentBuf, cstr, doc};
 use crate::backlog::{self, CatchUp, changed};
 use crate::ceiling::{self, Shape};
 use crate::common::{Mongod, Mysqld, Settings, mongo};
-use crate::usage::rest;
 use crate::workload;
 
 const WRITERS: usize = 2;
@@ -62,10 +61,12 @@ impl Growth<'_> {
     /// Fills a database with `wanted` older copies of the documents.
     pub async fn fill(&self, wanted: usize) -> Grown<'_> {
         let database = format!("grown_{}", std::process::id());
-        let client = self.mongod.client().await;
-        ceiling::create(&client, self.model, &database).await;
-        let changes: Collection<RawDocumentBuf> =
-            client.database(&database).collection(mongo::CHANGES);
+        ceiling::create(self.mongod, self.model, &database).await;
+        let changes: Collection<RawDocumentBuf> = self
+            .mongod
+            .database(&database)
+            .await
+            .collection(mongo::CHANGES);
         let documents = self.documents;
         let copies = wanted.div_ceil(documents.len());
         for copy in 0..copies {
@@ -113,10 +114,9 @@ impl Growth<'_> {
     }
 
     async fn bare_empty(&self) -> f64 {
-        let (mongod, documents) = (self.mongod, self.documents);
-        let shape = Shape::Overlapped;
-        rest(self.mysqld, mongod).await;
-        let rate = ceiling::measure(mongod, self.model, shape, documents, documents.len()).await;
+        let (mysqld, mongod, documents) = (self.mysqld, self.mongod, self.documents);
+        let (shape, count) = (Shape::Overlapped, documents.len());
+        let rate = ceiling::measure(mysqld, mongod, self.model, shape, documents, count).await;
         (self.tell)(&format!("empty, the bare program: {rate:.0} events/s"));
         rate
     }
@@ -209,11 +209,9 @@ impl Grown<'_> {
             .iter()
             .map(|event| moved(event, later / 1_000, beyond));
         let documents = Arc::new(documents.collect::<Vec<_>>());
+        let (mysqld, mongod, database) = (self.of.mysqld, self.of.mongod, &self.database);
         let (shape, count) = (Shape::Overlapped, documents.len());
-        let client = self.of.mongod.client().await;
-        rest(self.of.mysqld, self.of.mongod).await;
-        let rate = ceiling::measure_in(&client, &self.database, shape, &documents, count).await;
-        client.shutdown().immediate(true).await;
+        let rate = ceiling::measure_in(mysqld, mongod, database, shape, &documents, count).await;
         (self.of.tell)(&format!("same rows, the bare program: {rate:.0} events/s"));
         rate
     }

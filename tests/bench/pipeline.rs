@@ -302,8 +302,7 @@ impl Bench {
     ) -> Round {
         let measure = async |shape: Shape, count: u64| {
             let count = usize::try_from(count).expect("a number of documents");
-            usage::rest(mysqld, &self.mongod).await;
-            let rate = ceiling::measure(&self.mongod, model, shape, documents, count);
+            let rate = ceiling::measure(mysqld, &self.mongod, model, shape, documents, count);
             let rate = rate.await;
             self.tell(&format!("bare driver, {shape}: {rate:.0} events/s"));
             rate

@@ -51,7 +51,30 @@ pub struct Servers {
 }
 
 impl Servers {
-    pub async fn find(mysqld: &Mysqld, mongod: &Mongod) -> Self {
+    /// Finds them, and waits until they are done with what they were made to do before: MySQL flushes pages and purges rows long after
+    /// the last statement, MongoDB writes checkpoints and drops files, the kernel writes what both gave it. What is measured next would
+    /// pay for it.
+    pub async fn at_rest(mysqld: &Mysqld, mongod: &Mongod) -> Self {
+        let servers = Self::find(mysqld, mongod).await;
+        let rested = async {
+            mongod.admin(doc! { "fsync": 1 }).await;
+            let synced = Command::new("sync").kill_on_drop(true).status().await;
+            assert!(synced.expect("sync can be run").success());
+            loop {
+                let before = servers.used(None);
+                tokio::time::sleep(REST).await;
+                if servers.used(None).minus(before).sum() < AT_REST * REST.as_secs_f64() {
+                    break;
+                }
+            }
+        };
+        if tokio::time::timeout(NO_REST, rested).await.is_err() {
+            eprintln!("the servers were still busy after {NO_REST:?}; what follows pays for it");
+        }
+        servers
+    }
+
+    async fn find(mysqld: &Mysqld, mongod: &Mongod) -> Self {
         let status = mongod.admin(doc! { "serverStatus": 1 }).await;
         let mongod = match status.get("pid") {
             Some(Bson::Int64(pid)) => u32::try_from(*pid).expect("a process number"),
@@ -74,27 +97,6 @@ impl Servers {
             mongod: seconds(self.mongod),
             mysqld: seconds(self.mysqld),
         }
-    }
-}
-
-/// Waits until the servers are done with what they were made to do before: MySQL flushes pages and purges rows long after the last
-/// statement, MongoDB writes checkpoints and drops files, the kernel writes what both gave it. What is measured next would pay for it.
-pub async fn rest(mysqld: &Mysqld, mongod: &Mongod) {
-    let rested = async {
-        mongod.admin(doc! { "fsync": 1 }).await;
-        let synced = Command::new("sync").kill_on_drop(true).status().await;
-        assert!(synced.expect("sync can be run").success());
-        let servers = Servers::find(mysqld, mongod).await;
-        loop {
-            let before = servers.used(None);
-            tokio::time::sleep(REST).await;
-            if servers.used(None).minus(before).sum() < AT_REST * REST.as_secs_f64() {
-                break;
-            }
-        }
-    };
-    if tokio::time::timeout(NO_REST, rested).await.is_err() {
-        eprintln!("the servers were still busy after {NO_REST:?}; what follows pays for it");
     }
 }
 
